@@ -1,0 +1,3 @@
+"""TuneBench: the fair comparison of reward-tuning algorithms for text-to-image diffusion models."""
+
+__version__ = "0.1.0"

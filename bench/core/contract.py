@@ -1,0 +1,311 @@
+"""What a plug-in must be: tuners, rewards, metrics, suites. Types only; torch appears in annotations alone.
+
+One image contract everywhere: ``images: (B, 3, H, W) float32 in [0, 1]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from bench.core.budget import Charge
+from bench.core.errors import UserError, unknown_name
+from bench.core.types import Prompt, SamplerSpec, Suite
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from bench.diffusion.models import BaseModel
+
+Scalars = Mapping[str, float]
+
+
+def setting(
+    default: Any, *, unit: str, source: str, help: str, choices: Sequence[Any] = (), low: float | None = None,
+    high: float | None = None,
+) -> Any:  # fmt: skip
+    """A field of a tuner's config: default, unit, source in the paper, help, and what is valid."""
+    meta = {"unit": unit, "source": source, "help": help, "choices": tuple(choices), "low": low, "high": high}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one unit of work did; the harness logs it. Costs are not in it: the meters count those."""
+
+    scalars: Scalars = field(default_factory=dict)
+    """Logged against the ledger, such as ``reward``, ``grad_norm``, ``n_trained``."""
+    n_steps: int = 1
+    """Optimiser steps taken by this unit (0 for building data)."""
+
+
+@dataclass
+class Phase:
+    """A resumable stretch of tuning: units of work with safe points between them."""
+
+    name: str
+    unit: Callable[[], Report]
+    """Does one piece of work."""
+    done: Callable[[], bool]
+    """True when nothing is left; most online tuners never end by themselves: the budget ends them."""
+    next_cost: Callable[[], Charge | None] = lambda: None
+    """What the next unit will cost, where that is known before it starts; a unit that does not fit is not started."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """All that generation ever sees of a tuner."""
+
+    adapter: bool = True
+    """Whether the model's adapter takes part; False generates with the untouched base."""
+    adapter_scale: float = 1.0
+    """LoRA scale at inference."""
+    hooks: tuple[Any, ...] = ()
+    """Sampling hooks (``bench.diffusion.generate.SamplingHook``): attention modulation, latent hooks."""
+
+
+class Reward(ABC):
+    """Scores images. ``score`` is always higher-is-better; a cost declares ``minimise`` once and is negated here."""
+
+    name: str
+    """The name with all that changes its value, such as ``symmetry`` or ``tiny-pick``."""
+    differentiable: bool = True
+    """Whether gradient flows from the score to the image tensor."""
+    minimise: bool = False
+    family: str = ""
+    """Backbone and training data; a metric of the trained reward's family is *related*, not held-out."""
+    unit: str = ""
+    licence: str = ""
+    weights_sha256: str = ""
+    """Digest of the weights file, "" when there are none."""
+
+    @abstractmethod
+    def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The published quantity in its own unit and direction: images (B, 3, H, W) → (B,) float32."""
+
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Higher is better: images (B, 3, H, W) float32 in [0, 1] → (B,) float32."""
+        value = self.measure(images, prompts)
+        return -value if self.minimise else value
+
+    def identity(self) -> Mapping[str, Any]:
+        """What must agree for two scores to be comparable."""
+        return {"name": self.name, "weights_sha256": self.weights_sha256}
+
+
+class Context(Protocol):
+    """What a tuner sees of the run. There is no way from here to the evaluation prompts."""
+
+    model: BaseModel
+    """The base model with a fresh adapter attached; its denoiser, decoder and the rewards are metered."""
+    sampler: SamplerSpec
+    """The suite's training rollout: scheduler, steps, guidance."""
+    global_batch: int
+    """Samples per optimiser step, fixed by the suite."""
+    micro_batch: int
+    """Samples per forward that fit; gradients accumulate to the global batch."""
+    work_dir: Path
+    """The only folder a tuner may write to."""
+
+    def prompts(self, update: int, n: int) -> Sequence[Prompt]:
+        """The training prompts of one update: a seeded shuffle without replacement, epoch by epoch."""
+        ...
+
+    def reward(self, name: str | None = None) -> Reward:
+        """The run's reward, or another one by name; every image scored is charged."""
+        ...
+
+    def remaining(self) -> Mapping[str, float]:
+        """What is left of each limited budget kind (read only)."""
+        ...
+
+    def rng(self, purpose: str, **axes: int | str) -> torch.Generator:
+        """A fresh CPU generator for one named draw; the same names give the same numbers in every attempt."""
+        ...
+
+
+class Tuner(ABC):
+    """An algorithm: an ordered list of resumable phases and the patch they result in."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raise it with every change of defaults or of the update: it is part of the run id."""
+    paper: ClassVar[str] = ""
+    """Citation and arXiv number."""
+    equations: ClassVar[str] = ""
+    deviations: ClassVar[tuple[str, ...]] = ()
+    """Known differences to the paper, each with its reason."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """differentiable-reward · black-box-reward · pairs · images · reference · attention"""
+    Config: ClassVar[type]
+    """A frozen dataclass of ``setting`` fields."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named settings; ``--tuner drtune-noes`` is preset ``drtune-noes`` of tuner ``drtune``."""
+
+    def __init__(self, config: Any, ctx: Context) -> None:
+        self.config = config
+        self.ctx = ctx
+
+    @abstractmethod
+    def phases(self) -> list[Phase]: ...
+
+    def patch(self) -> Patch:
+        return Patch()
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes between units, as tensors and plain data (``torch.load(weights_only=True)``)."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+def make_config(tuner: type[Tuner], settings: Mapping[str, Any]) -> Any:
+    """A tuner's config with ``settings`` over the defaults; strings from the command line are converted.
+
+    Raises:
+        UserError: unknown setting (closest names), wrong type, value out of range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(tuner.Config)}
+    values: dict[str, Any] = {}
+    for key, raw in settings.items():
+        if key not in fields:
+            raise unknown_name(f"setting of {tuner.name}", key, fields, f"bench show tuner {tuner.name}")
+        values[key] = _convert(tuner.name, fields[key], raw)
+    return tuner.Config(**values)
+
+
+def _convert(tuner: str, f: dataclasses.Field[Any], raw: Any) -> Any:
+    kind = type(f.default)
+    where = f"{tuner}.{f.name}"
+    hint = f"bench show tuner {tuner}"
+    try:
+        if kind is bool:
+            value: Any = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(raw).lower()]
+        elif kind is int:
+            value = int(str(raw))
+        elif kind is float:
+            value = float(raw)
+            if value != value or value in (float("inf"), float("-inf")):
+                raise ValueError
+        else:
+            value = str(raw)
+    except (ValueError, KeyError):
+        raise UserError(f"{where} = {raw!r} is not a {kind.__name__}", valid=f"a {kind.__name__}, default {f.default}",
+                        hint=hint) from None  # fmt: skip
+    choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
+    if choices and value not in choices:
+        raise UserError(f"{where} = {value!r}", valid=", ".join(map(str, choices)), hint=hint)
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = " and ".join(s for s, b in ((f"at least {low}", low), (f"at most {high}", high)) if b is not None)
+        raise UserError(f"{where} = {value!r} is out of range", valid=bounds, hint=hint)
+    return value
+
+
+def changed_settings(tuner: type[Tuner], config: Any) -> dict[str, Any]:
+    """The difference to the defaults, so that a new setting renames no old run."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(tuner.Config)
+            if getattr(config, f.name) != f.default}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One generated image: identity is in the index file, never in the file name."""
+
+    prompt_id: str
+    seed: int
+    path: str
+    """Relative to the image folder."""
+    sha256: str
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.prompt_id, self.seed
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A complete set of images: one for every prompt and noise seed of the suite."""
+
+    root: Path
+    refs: tuple[ImageRef, ...]
+    """In suite order: prompts outer, seeds inner."""
+    content_hash: str
+    """Digest over (prompt id, seed, image digest): what caches are keyed by."""
+
+
+class Images(Protocol):
+    """Images as metrics read them: decoded once, features extracted once per network."""
+
+    folder: ImageFolder
+
+    def batches(self, n: int = 64) -> Iterator[torch.Tensor]:
+        """(B, 3, H, W) uint8 in the order of ``folder.refs``."""
+        ...
+
+    def features(self, network: str, extract: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+        """(N, D) float32, one row an image, from ``extract`` on uint8 batches; cached on disk under
+        (content hash, ``network``), so ``network`` names weights digest and preprocessing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a metric may look at."""
+
+    suite: Suite
+    tuned: Images
+    base: Images
+    """The same prompts and noise through the untouched base model. For the base itself it *is* ``tuned``."""
+    trained_reward: str
+    """Canonical reward expression of the run."""
+    device: str
+    cache_dir: Path
+    """For reference statistics, shared by runs."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric's answer."""
+
+    name: str
+    """Column name with everything that changes the scale: ``fid``, ``clipscore/tiny-clip``, ``winrate/tiny-judge``."""
+    value: float | None
+    higher_is_better: bool
+    n: int
+    """Images behind the value."""
+    unit: str = ""
+    ci_low: float | None = None
+    ci_high: float | None = None
+    per_image: tuple[float | None, ...] | None = None
+    """One value for each ``folder.refs``, where the metric has one."""
+    reasons: tuple[str, ...] | None = None
+    """A sentence of reason for each image, where the metric has one (TIFA: which questions failed)."""
+    passport: Mapping[str, Any] = field(default_factory=dict)
+    """All that must agree for two values to share a column."""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """Breakdowns: accuracy per question kind, wins / ties / losses …"""
+    family: str = ""
+    """Family of the judge behind it; decides trained-on / related / held-out."""
+    judge: str = ""
+    """Name of the reward behind it, if one is."""
+    warnings: tuple[str, ...] = ()
+
+
+class Metric(ABC):
+    """A column of the board (or a few that share a pass over the images)."""
+
+    name: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    when: ClassVar[Literal["final", "curve"]] = "final"
+    """``curve`` metrics are scored for every snapshot, ``final`` ones for the base and the last snapshot."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions it needs beyond the core; ``plan`` looks for them."""
+
+    @abstractmethod
+    def score(self, scene: Scene) -> list[Measured]: ...

@@ -1,0 +1,157 @@
+"""The one registry: names to lazy targets, over entry points. Listing imports no plug-in.
+
+Built-ins are declared in our own pyproject.toml exactly as a third party declares theirs.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import UserError, unknown_name
+
+GROUPS: dict[str, str] = {
+    "suites": "suite", "tuners": "tuner", "rewards": "reward", "metrics": "metric", "models": "model",
+    "launchers": "launcher",
+}  # fmt: skip
+"""Group (after ``bench.``) and the word for one member."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One plug-in, found and not imported."""
+
+    group: str
+    name: str
+    target: str
+    """``module:attribute``"""
+    package: str
+    """The distribution that brought it."""
+
+    @functools.cached_property
+    def _source(self) -> tuple[str, str]:
+        """(first line of the attribute's docstring, error): read from the source text, without importing it."""
+        module, _, attribute = self.target.partition(":")
+        try:
+            tree = ast.parse(_source_file(module).read_text("utf-8"))
+        except (OSError, SyntaxError, ImportError, ValueError) as err:
+            return "", f"{type(err).__name__}: {err}"
+        for node in tree.body:
+            names = [getattr(node, "name", "")]
+            if isinstance(node, ast.Assign):
+                names = [t.id for t in node.targets if isinstance(t, ast.Name)]
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names = [node.target.id]
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [alias.asname or alias.name for alias in node.names]
+            if attribute in names:
+                doc = ast.get_docstring(node) if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else None
+                return ((doc or ast.get_docstring(tree) or "").strip().splitlines() or [""])[0], ""
+        return "", f"AttributeError: {module} has no {attribute!r}"
+
+    @property
+    def summary(self) -> str:
+        return self._source[0]
+
+    @property
+    def error(self) -> str:
+        """Why this plug-in cannot be loaded; "" when nothing is wrong with its source."""
+        return self._source[1]
+
+    def load(self) -> Any:
+        """Imports the target. Raises UserError that names plug-in and package when that fails."""
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, SyntaxError) as err:
+            raise UserError(
+                f"the {GROUPS[self.group]} {self.name!r} of package {self.package!r} does not load: "
+                f"{type(err).__name__}: {err}",
+                hint=f"bench list {self.group}",
+            ) from err
+
+
+def _source_file(module: str) -> Path:
+    """The file of a module, found without running any package's code."""
+    path: list[str] | None = None
+    spec = None
+    parts = module.split(".")
+    for i in range(len(parts)):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: i + 1]), path)
+        if spec is None:
+            # editable installs may map packages by a finder of their own
+            spec = importlib.util.find_spec(parts[0]) if i == 0 else None
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {module!r}")
+        path = list(spec.submodule_search_locations or [])
+    assert spec is not None
+    if not spec.origin:
+        raise ModuleNotFoundError(f"{module!r} has no source file")
+    return Path(spec.origin)
+
+
+@functools.cache
+def entries(group: str) -> dict[str, Entry]:
+    """All plug-ins of a group, by name. Two packages that claim one name are an error that names both."""
+    found: dict[str, Entry] = {}
+    for ep in importlib.metadata.entry_points(group=f"bench.{group}"):
+        entry = Entry(group, ep.name, ep.value, ep.dist.name if ep.dist else "?")
+        other = found.get(ep.name)
+        if other is not None and other.target != entry.target:
+            raise UserError(
+                f"two packages register the {GROUPS[group]} {ep.name!r}: {other.package} and {entry.package}",
+                hint=f"pip uninstall {entry.package}",
+            )
+        found[ep.name] = entry
+    return dict(sorted(found.items()))
+
+
+def find(group: str, name: str) -> Entry:
+    """The entry of that name; for tuners also a path to a Python file that defines one.
+
+    Raises:
+        UserError: unknown name, with the closest ones.
+    """
+    if group == "tuners" and (name.endswith(".py") or "/" in name):
+        return _entry_of_file(group, Path(name))
+    known = entries(group)
+    if not known:
+        raise UserError(
+            f"no {group} are registered: the package 'tunebench' is not installed in this Python ({sys.executable})",
+            hint="pip install -c constraints.txt -e .",
+        )
+    if name not in known:
+        raise unknown_name(GROUPS[group], name, known, f"bench list {group}")
+    return known[name]
+
+
+def load(group: str, name: str) -> Any:
+    """The object registered as ``name``."""
+    return find(group, name).load()
+
+
+def _entry_of_file(group: str, path: Path) -> Entry:
+    """Registers ``./my_tuner.py`` under a module name of its own; the file must hold one class named in ``TUNER``."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}", valid="a Python file with a line 'TUNER = MyTuner'",
+                        hint="bench new tuner my_tuner")  # fmt: skip
+    module = f"_bench_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module, path.resolve())
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[module] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as err:
+        raise UserError(f"{path} does not import: {type(err).__name__}: {err}", hint=f"python {path}") from err
+    if not hasattr(loaded, "TUNER"):
+        raise UserError(f"{path} names no tuner", valid="a line 'TUNER = MyTuner' at the end of the file")
+    return Entry(group, str(path), f"{module}:TUNER", f"file {path}")

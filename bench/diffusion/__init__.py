@@ -1,0 +1,1 @@
+"""Base models, adapters, samplers, the rollout engine, generation, meters."""

@@ -1,0 +1,1 @@
+"""Options to plan, and the worker that carries out one run."""

@@ -1,0 +1,1 @@
+"""The run folder: layout, atomic writes, reading, locking. Never imports torch."""
