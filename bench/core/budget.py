@@ -115,8 +115,8 @@ class Ledger:
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.spent: dict[str, float] = {kind: 0.0 for kind in KINDS}
-        self.lost: dict[str, float] = {kind: 0.0 for kind in KINDS}
+        self.spent: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+        self.lost: dict[str, float] = dict.fromkeys(KINDS, 0.0)
 
     def charge(self, kind: str, amount: float) -> None:
         """Adds ``amount`` of ``kind``; raises ValueError on unknown kinds and on negative or non-finite amounts."""
@@ -160,7 +160,7 @@ class Ledger:
         self.lost.update({k: float(v) for k, v in data["lost"].items()})
 
     def note_lost(self, reached: Mapping[str, Any]) -> None:
-        """Books as lost what an earlier attempt had ``spent`` beyond the checkpoint that this ledger was restored to."""
+        """Books as lost what an earlier attempt had ``spent`` beyond the checkpoint this ledger was restored to."""
         for kind in KINDS:
             seen = float(reached["spent"].get(kind, 0.0)) + float(reached["lost"].get(kind, 0.0))
             kept = self.spent[kind] + self.lost[kind]

@@ -6,6 +6,7 @@ One image contract everywhere: ``images: (B, 3, H, W) float32 in [0, 1]``.
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -181,17 +182,17 @@ def make_config(tuner: type[Tuner], settings: Mapping[str, Any]) -> Any:
 
 
 def _convert(tuner: str, f: dataclasses.Field[Any], raw: Any) -> Any:
-    kind = type(f.default)
+    kind: type = type(f.default)
     where = f"{tuner}.{f.name}"
     hint = f"bench show tuner {tuner}"
     try:
         if kind is bool:
-            value: Any = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(raw).lower()]
+            value: Any = {"true": True, "1": True, "false": False, "0": False}[str(raw).lower()]
         elif kind is int:
             value = int(str(raw))
         elif kind is float:
             value = float(raw)
-            if value != value or value in (float("inf"), float("-inf")):
+            if not math.isfinite(value):
                 raise ValueError
         else:
             value = str(raw)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = "tunebench/record"
+SCHEMA: Literal["tunebench/record"] = "tunebench/record"
 SCHEMA_VERSION = 1
 
 

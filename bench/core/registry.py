@@ -145,7 +145,8 @@ def _entry_of_file(group: str, path: Path) -> Entry:
                         hint="bench new tuner my_tuner")  # fmt: skip
     module = f"_bench_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(module, path.resolve())
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[module] = loaded
     try:

@@ -125,6 +125,10 @@ class RunSpec:
     """Digest or pinned revision of the base model's files."""
     tuner: str
     tuner_version: int
+    label: str
+    """What boards call it: the preset whose settings these are, else the tuner's name."""
+    tuner_sha256: str
+    """Digest of the file of a tuner given by path; "" for installed ones."""
     settings: Mapping[str, Any]
     """Difference to the tuner's defaults."""
     reward: str
@@ -140,16 +144,15 @@ class RunSpec:
     identity_version: int = IDENTITY_VERSION
 
     def identity(self) -> dict[str, Any]:
-        """The facts that the id is made of. ``fractions`` and ``metrics`` stay out: they change what is measured of a
-        run, not the run."""
         return {
             "identity_version": self.identity_version,
             "suite": self.suite, "prompts": self.prompt_hash, "train_prompts": self.train_prompt_hash,
             "limit": self.limit, "model": self.model, "revision": self.model_revision,
-            "tuner": self.tuner, "tuner_version": self.tuner_version, "settings": self.settings,
+            "tuner": self.tuner, "tuner_version": self.tuner_version,
+            "tuner_sha256": self.tuner_sha256, "settings": self.settings,
             "reward": self.reward, "budget": self.budget.to_json(), "sampler": self.sampler,
             "train_sampler": self.train_sampler, "global_batch": self.global_batch,
-            "eval_seeds": self.eval_seeds, "seed": self.seed,
+            "eval_seeds": self.eval_seeds, "fractions": self.fractions, "seed": self.seed,
         }  # fmt: skip
 
     @property
