@@ -99,18 +99,35 @@ def _source_file(module: str) -> Path:
 
 
 @functools.cache
+def _declared() -> tuple[tuple[str, importlib.metadata.EntryPoint], ...]:
+    """(distribution, entry point) of all our groups. Reading the metadata of every package is the whole cost of
+    listing, so it is done once a process; of several copies of one distribution the first on the path counts."""
+    found, seen = [], set()
+    for dist in importlib.metadata.distributions():
+        points = [ep for ep in dist.entry_points if ep.group.startswith("bench.")]
+        if not points:
+            continue
+        name = dist.metadata["Name"]
+        if name not in seen:
+            seen.add(name)
+            found += [(name, ep) for ep in points]
+    return tuple(found)
+
+
+@functools.cache
 def entries(group: str) -> dict[str, Entry]:
     """All plug-ins of a group, by name. Two packages that claim one name are an error that names both."""
     found: dict[str, Entry] = {}
-    for ep in importlib.metadata.entry_points(group=f"bench.{group}"):
-        entry = Entry(group, ep.name, ep.value, ep.dist.name if ep.dist else "?")
+    for package, ep in _declared():
+        if ep.group != f"bench.{group}":
+            continue
         other = found.get(ep.name)
-        if other is not None and other.target != entry.target:
+        if other is not None:
             raise UserError(
-                f"two packages register the {GROUPS[group]} {ep.name!r}: {other.package} and {entry.package}",
-                hint=f"pip uninstall {entry.package}",
+                f"two packages register the {GROUPS[group]} {ep.name!r}: {other.package} and {package}",
+                hint=f"pip uninstall {package}",
             )
-        found[ep.name] = entry
+        found[ep.name] = Entry(group, ep.name, ep.value, package)
     return dict(sorted(found.items()))
 
 

@@ -1,0 +1,43 @@
+"""The command-line options that several commands share, each born once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+runs = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+                    help="Folder of runs and of the leaderboard.")  # fmt: skip
+as_json = click.option("--json", is_flag=True, help="Machine-readable on standard output, progress on standard error.")
+edition = click.option("--edition", default="sample", show_default=True,
+                       help="sample (embedded) or full (the published prompts, from --data).")  # fmt: skip
+data = click.option("--data", type=click.Path(path_type=Path), envvar="TUNEBENCH_DATA", show_envvar=True,
+                    help="Folder of the published prompt files.")  # fmt: skip
+
+_PLAN = (
+    click.option("--suite", required=True, help="Suite names with commas; variants as in hpsv2-400 or coco.val2017."),
+    click.option("--tuner", required=True, help="Tuner or preset names with commas, 'all', or ./my_tuner.py."),
+    click.option("--reward", help="Reward expression such as 'symmetry+0.5*tiny-clip'."),
+    click.option("--model", help="Base model: a name or a folder."),
+    edition,
+    click.option("--seeds", default="1", show_default=True, help="How many tuning seeds, or a list such as 0,7."),
+    click.option("--budget", multiple=True, help="KIND=LIMIT in place of the suite's; repeatable."),
+    click.option("--set", "settings", multiple=True, help="KEY=VALUE or TUNER.KEY=VALUE; repeatable."),
+    data,
+    click.option("--limit", type=int, help="Only the first N prompts: a smoke test, never ranked."),
+    click.option(
+        "--hard-limit", "hard_limit_s", type=float, help="Wall-clock seconds of tuning, enforced from outside."
+    ),
+    runs,
+)
+
+
+def plan_options(command: Command) -> Command:
+    """All options that make a plan; they arrive as the fields of ``bench.engine.options.Options``."""
+    for option in reversed(_PLAN):
+        command = option(command)
+    return command

@@ -1,0 +1,30 @@
+"""What commands print: tables for people on standard output, or JSON alone with --json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from bench.core.errors import UserError
+from bench.core.identity import plain
+
+
+def print_json(value: Any) -> None:
+    """``value`` as JSON on standard output."""
+    print(json.dumps(plain(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def print_error(err: UserError, *, as_json: bool) -> None:
+    """One message on standard error; with --json also an object on standard output."""
+    if as_json:
+        print_json({"error": {"problem": err.problem, "valid": err.valid, "hint": err.hint}})
+    print(f"error: {err}", file=sys.stderr)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns aligned by width; numbers (all but the first column's text) keep the alignment they come with."""
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

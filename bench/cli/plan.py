@@ -1,0 +1,43 @@
+"""``bench plan``: what a run command would do, what it costs, and what is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bench.cli import _options as o
+
+
+@click.command()
+@o.plan_options
+@o.as_json
+def plan(json: bool, **options: Any) -> int:
+    """Print run ids, done or to do, expected cost and what is missing; exit 1 if something would fail later."""
+    from bench.cli._output import print_json, print_table
+    from bench.engine.cost import expect
+    from bench.engine.options import Options
+    from bench.engine.plan import make_plan
+
+    made = make_plan(Options(**options))
+    costs = [expect(run, options["runs"]) for run in made.runs]
+    if json:
+        print_json({
+            "runs": [{
+                "run_id": r.spec.run_id, "tuner": r.spec.label, "suite": r.spec.suite, "seed": r.spec.seed,
+                "reward": r.spec.reward, "model": r.spec.model, "state": r.state, "folder": str(r.folder.root),
+                "budget": r.spec.budget.to_json(), "expected": c.as_dict(), "problems": list(r.problems),
+            } for r, c in zip(made.runs, costs, strict=True)],
+            "problems": made.problems,
+        })  # fmt: skip
+    else:
+        print_table(
+            ("run", "suite", "tuner", "reward", "seed", "state", "expected"),
+            [(r.spec.run_id, r.spec.suite, r.spec.label, r.spec.reward, str(r.spec.seed), r.state, c.text())
+             for r, c in zip(made.runs, costs, strict=True)],
+        )  # fmt: skip
+        to_do = sum(r.state != "done" for r in made.runs)
+        print(f"{len(made.runs)} run(s), {to_do} to do")
+        for problem in made.problems:
+            print(f"missing: {problem}")
+    return 1 if made.problems else 0

@@ -1,0 +1,104 @@
+"""``bench show``: everything about one suite, tuner, reward or run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.cli import _options as o
+
+KINDS = ("suite", "tuner", "reward", "run")
+
+
+@click.command()
+@click.argument("kind")
+@click.argument("name")
+@o.edition
+@o.data
+@o.runs
+@o.as_json
+def show(kind: str, name: str, edition: str, data: Path | None, runs: Path, json: bool) -> int:
+    """Show one suite, tuner, reward or run in full."""
+    from bench.cli._output import print_json
+    from bench.core.errors import unknown_name
+
+    if kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS, "bench show suite coco")
+    if kind == "suite":
+        facts = _suite(name, edition, data)
+    elif kind == "tuner":
+        facts = _tuner(name)
+    elif kind == "reward":
+        facts = _reward(name)
+    else:
+        from bench.store.runs import find_run
+
+        facts = find_run(runs, name).read_record().model_dump(mode="json", by_alias=True)
+    if json:
+        print_json(facts)
+    else:
+        _print(facts)
+    return 0
+
+
+def _suite(name: str, edition: str, data: Path | None) -> dict[str, Any]:
+    import suites
+    from bench.core import registry
+
+    base, variant = suites.resolve(name)
+    suite = registry.load("suites", base)(edition, variant=variant, data_dir=data, limit=None)
+    tags: dict[str, dict[str, int]] = {}
+    for prompt in suite.prompts:
+        for key, value in prompt.tags.items():
+            counts = tags.setdefault(key, {})
+            counts[value] = counts.get(value, 0) + 1
+    return {
+        **dataclasses.asdict(suite.spec), "budget": suite.spec.budget.to_json(), "id": suite.spec.id,
+        "n_questions": len(suite.questions), "notes": list(suite.notes),
+        "tags": {k: v for k, v in tags.items() if len(v) <= 40},
+        "examples": [p.text for p in suite.prompts[:3]],
+    }  # fmt: skip
+
+
+def _tuner(name: str) -> dict[str, Any]:
+    from bench.engine.plan import choose_tuner
+
+    chosen = choose_tuner(name)
+    cls = chosen.cls
+    return {
+        "name": cls.name, "version": cls.version, "summary": (cls.__doc__ or "").strip().splitlines()[0],
+        "paper": cls.paper, "equations": cls.equations, "deviations": list(cls.deviations), "needs": sorted(cls.needs),
+        "settings": {f.name: {"value": getattr(chosen.config, f.name), "default": f.default,
+                              **{k: v for k, v in f.metadata.items() if v not in ((), None)}}
+                     for f in dataclasses.fields(cls.Config)},
+        "presets": {k: dict(v) for k, v in cls.presets.items()},
+    }  # fmt: skip
+
+
+def _reward(name: str) -> dict[str, Any]:
+    from rewards.expression import load_reward
+
+    reward = load_reward(name, "cpu")
+    return {
+        "name": reward.name, "summary": (type(reward).__doc__ or "").strip().splitlines()[0],
+        "differentiable": reward.differentiable, "direction": "minimise" if reward.minimise else "maximise",
+        "family": reward.family, "unit": reward.unit, "licence": reward.licence,
+        "weights_sha256": reward.weights_sha256,
+    }  # fmt: skip
+
+
+def _print(value: Any, indent: int = 0) -> None:
+    pad = "  " * indent
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            print(f"{pad}{key}:")
+            _print(item, indent + 1)
+        elif isinstance(item, list) and any(isinstance(i, (dict, list)) for i in item):
+            print(f"{pad}{key}: {len(item)} entries (see --json)")
+        elif isinstance(item, list):
+            print(f"{pad}{key}: " + ("; ".join(map(str, item)) if item else "-"))
+        else:
+            print(f"{pad}{key}: {'-' if item is None or item in ('', {}) else item}")

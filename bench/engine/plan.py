@@ -1,0 +1,252 @@
+"""Options to plan: the one place where options meet. Reads, decides, and writes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core import registry
+from bench.core.budget import Budget
+from bench.core.contract import Tuner, changed_settings, make_config
+from bench.core.errors import UserError, unknown_name
+from bench.core.identity import file_sha256
+from bench.core.types import RunSpec, Suite
+from bench.engine.options import Options
+from bench.store.runs import RunFolder, run_folder
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan: what, where, whether it is done, and what would stop it."""
+
+    spec: RunSpec
+    suite: Suite
+    folder: RunFolder
+    settings: Mapping[str, Any]
+    """Every setting, defaults included."""
+    state: str
+    """``done`` · ``failed`` · ``diverged`` · ``started`` · ``to do``"""
+    tuner_ref: str
+    """What ``registry.find`` takes: a name or an absolute path."""
+    problems: tuple[str, ...]
+    """What would fail later, each with what to do; empty when the run can start."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs in the order they will be carried out."""
+
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def problems(self) -> list[str]:
+        seen: dict[str, None] = {}
+        for run in self.runs:
+            seen.update(dict.fromkeys(run.problems))
+        return list(seen)
+
+
+def make_plan(options: Options) -> Plan:
+    """The runs that ``options`` ask for.
+
+    Raises:
+        UserError: unknown names (with the closest), invalid values, unreadable data.
+    """
+    # suites and tuners first: the cheapest mistakes to make are names
+    suites = [_suite(name, options) for name in _names(options.suite, "suite")]
+    tuners = _tuners(options)
+    seeds = _seeds(options.seeds)
+    runs = [_run(suite, tuner, seed, options) for suite in suites for tuner in tuners for seed in seeds]
+    return Plan(tuple({run.spec.run_id: run for run in runs}.values()))
+
+
+@dataclass(frozen=True)
+class ChosenTuner:
+    """A tuner with its settings resolved."""
+
+    ref: str
+    cls: type[Tuner]
+    config: Any
+    label: str
+    file_sha256: str
+
+
+def _names(text: str, kind: str) -> list[str]:
+    names = [n.strip() for n in text.split(",") if n.strip()]
+    if not names:
+        raise UserError(f"no {kind} was named", hint=f"bench list {kind}s")
+    return names
+
+
+def _suite(name: str, options: Options) -> Suite:
+    import suites
+
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit {options.limit} leaves no prompts", valid="a whole number from 1")
+    known = registry.entries("suites")
+    base, variant = suites.resolve(name)
+    if known and base not in known:
+        raise unknown_name("suite", base, known, "bench list suites")
+    make = registry.load("suites", base)
+    found = make(options.edition, variant=variant, data_dir=options.data, limit=options.limit)
+    assert isinstance(found, Suite)
+    return found
+
+
+def _tuners(options: Options) -> list[ChosenTuner]:
+    names = list(registry.entries("tuners")) if options.tuner == "all" else _names(options.tuner, "tuner")
+    chosen = [choose_tuner(name) for name in names]
+    keys = [pair.split("=", 1)[0].strip() for pair in options.settings]
+    for key in keys:
+        scope, _, _ = key.rpartition(".")
+        if scope and scope not in {c.cls.name for c in chosen} | {c.label for c in chosen}:
+            raise UserError(
+                f"--set {key}: no tuner {scope!r} in this plan", valid=", ".join(c.cls.name for c in chosen)
+            )
+    return [_with_settings(c, options.settings) for c in chosen]
+
+
+def choose_tuner(name: str) -> ChosenTuner:
+    """The tuner, preset or file of that name. Raises UserError with the closest names."""
+    entries = registry.entries("tuners")
+    if name in entries or name.endswith(".py") or "/" in name:
+        cls = registry.find("tuners", name).load()
+        path = Path(name).resolve() if name not in entries else None
+        sha = file_sha256(path) if path else ""
+        return ChosenTuner(str(path or name), cls, make_config(cls, {}), cls.name, sha)
+    presets: dict[str, str] = {}
+    for entry in entries.values():
+        if not entry.error:
+            presets.update(dict.fromkeys(entry.load().presets, entry.name))
+    if name not in presets:
+        raise unknown_name("tuner or preset", name, [*entries, *presets], "bench list tuners")
+    cls = registry.load("tuners", presets[name])
+    return ChosenTuner(presets[name], cls, make_config(cls, cls.presets[name]), name, "")
+
+
+def _with_settings(chosen: ChosenTuner, pairs: Sequence[str]) -> ChosenTuner:
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        scope, _, key = key.strip().rpartition(".")
+        if not sign:
+            raise UserError(f"--set {pair!r} has no '='", valid="key=value or tuner.key=value",
+                            hint=f"bench show tuner {chosen.cls.name}")  # fmt: skip
+        if scope in ("", chosen.cls.name, chosen.label):
+            given[key] = value.strip()
+    config = make_config(chosen.cls, {**changed_settings(chosen.cls, chosen.config), **given})
+    return dataclasses.replace(chosen, config=config, label=label_of(chosen.cls, config))
+
+
+def label_of(cls: type[Tuner], config: Any) -> str:
+    """The preset whose settings ``config`` has, else the tuner's name: a pure function of the settings."""
+    changed = changed_settings(cls, config)
+    for name, settings in cls.presets.items():
+        if changed and changed == changed_settings(cls, make_config(cls, settings)):
+            return name
+    return cls.name
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(s) for s in text.split(",") if s.strip()] if "," in text else list(range(int(text)))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise UserError(f"--seeds {text!r} names no seeds", valid="a count (3 means 0,1,2) or a list such as 0,7")
+    return seeds
+
+
+def parse_budget(pairs: Sequence[str], default: Budget, hard_limit_s: float | None = None) -> Budget:
+    """The suite's budget, or the user's ``kind=limit`` pairs instead of it; the first pair is then the primary kind."""
+    hard = default.hard_wall_s if hard_limit_s is None else hard_limit_s
+    if not (hard > 0):
+        raise UserError(f"--hard-limit {hard} s", valid="seconds above 0")
+    if not pairs:
+        return dataclasses.replace(default, hard_wall_s=hard)
+    limits: dict[str, Any] = {}
+    for pair in pairs:
+        kind, sign, amount = (part.strip() for part in pair.partition("="))
+        try:
+            limits[kind] = float(amount.replace("_", ""))
+        except ValueError:
+            raise UserError(
+                f"--budget {pair!r} is not kind=number", valid="such as denoiser_u=50000 or device_s=600"
+            ) from None
+        if not sign or not kind:
+            raise UserError(f"--budget {pair!r} is not kind=number", valid="such as denoiser_u=50000 or device_s=600")
+    return Budget.from_json({**limits, "primary": next(iter(limits)), "hard_wall_s": hard})
+
+
+def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> PlannedRun:
+    from bench.diffusion.models import find_source
+    from rewards import expression
+
+    s = suite.spec
+    reward = expression.canonical(options.reward or s.reward)
+    source = find_source(options.model or s.model)
+    spec = RunSpec(
+        suite=s.id, suite_name=s.name, edition=s.edition, variant=s.variant, prompt_hash=s.prompt_hash,
+        train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision,
+        tuner=tuner.cls.name, tuner_version=tuner.cls.version, label=tuner.label, tuner_sha256=tuner.file_sha256,
+        settings=changed_settings(tuner.cls, tuner.config), reward=reward,
+        budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
+        train_sampler=s.train_sampler, global_batch=s.global_batch, eval_seeds=s.eval_seeds, fractions=s.fractions,
+        metrics=s.metrics, seed=seed,
+    )  # fmt: skip
+    folder = run_folder(options.runs, spec)
+    return PlannedRun(
+        spec=spec, suite=suite, folder=folder, settings=dataclasses.asdict(tuner.config), state=state_of(folder),
+        tuner_ref=tuner.ref, problems=tuple(_problems(suite, tuner, reward, source)),
+    )  # fmt: skip
+
+
+def state_of(folder: RunFolder) -> str:
+    """What the run folder says of itself."""
+    if folder.record_path.exists():
+        return folder.read_record().status
+    return "started" if folder.spec_path.exists() else "to do"
+
+
+def _problems(suite: Suite, tuner: ChosenTuner, reward: str, source: Any) -> list[str]:
+    from bench.metrics.requirements import missing
+    from rewards import expression
+    from suites import leaks
+
+    problems = [*source.missing(), *missing(suite.spec.metrics, suite)]
+    terms = [name for _, name in expression.parse(reward)]
+    black_box = [n for n in terms if not getattr(registry.load("rewards", n), "differentiable", True)]
+    if black_box and "differentiable-reward" in tuner.cls.needs:
+        problems.append(
+            f"{tuner.label} propagates gradients through the reward and {black_box[0]!r} has none: "
+            "choose a differentiable reward (bench list rewards)"
+        )
+    leaked = leaks(suite.train_prompts, suite.prompts)
+    if leaked:
+        problems.append(f"{len(leaked)} training prompts stand in the evaluation list, such as {leaked[0]}")
+    return problems
+
+
+def packages() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("tunebench", "torch", "diffusers", "transformers", "peft", "numpy", "pillow", "torchmetrics", "scipy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def data_folder(options: Options) -> Path | None:
+    """The folder of published files: ``--data``, else TUNEBENCH_DATA."""
+    if options.data is not None:
+        return options.data
+    env = os.environ.get("TUNEBENCH_DATA")
+    return Path(env) if env else None

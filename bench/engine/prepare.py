@@ -1,0 +1,56 @@
+"""From a planned run to a run folder that a worker can carry out with nothing else at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.core.budget import Budget
+from bench.core.types import Prompt, Question, SamplerSpec, Suite, SuiteSpec
+from bench.engine.plan import PlannedRun
+from bench.store import atomic
+from bench.store.runs import RunFolder
+
+
+def prepare(run: PlannedRun, request: Mapping[str, Any]) -> RunFolder:
+    """Writes spec, suite, prompts and the request (how to run it; changes no answer). Safe to repeat."""
+    folder = run.folder
+    folder.write_spec(run.spec)
+    atomic.write_json(
+        folder.root / "suite.json", {**dataclasses.asdict(run.suite.spec), "notes": list(run.suite.notes)}
+    )
+    atomic.write_jsonl(folder.root / "prompts.jsonl", [dataclasses.asdict(p) for p in run.suite.prompts])
+    atomic.write_jsonl(folder.root / "train.jsonl", [dataclasses.asdict(p) for p in run.suite.train_prompts])
+    atomic.write_jsonl(folder.root / "questions.jsonl", [dataclasses.asdict(q) for q in run.suite.questions])
+    atomic.write_json(
+        folder.request_path,
+        {**request, "tuner": run.tuner_ref, "settings": run.settings, "runs": str(_runs_of(folder))},
+    )
+    return folder
+
+
+def _runs_of(folder: RunFolder) -> Path:
+    return folder.root.resolve().parents[2]
+
+
+def read_suite(folder: RunFolder) -> Suite:
+    """The suite as it was when the run was planned. Raises UserError when a file of it is damaged."""
+    data = atomic.read_json(folder.root / "suite.json")
+    notes = tuple(data.pop("notes"))
+    data["sampler"] = SamplerSpec(**data["sampler"])
+    data["train_sampler"] = SamplerSpec(**data["train_sampler"])
+    data["budget"] = Budget.from_json(data["budget"])
+    for key in ("eval_seeds", "fractions", "metrics"):
+        data[key] = tuple(data[key])
+    return Suite(
+        spec=SuiteSpec(**data),
+        prompts=tuple(Prompt(**row) for row in atomic.read_jsonl(folder.root / "prompts.jsonl")),
+        train_prompts=tuple(Prompt(**row) for row in atomic.read_jsonl(folder.root / "train.jsonl")),
+        questions=tuple(
+            Question(**{**row, "choices": tuple(row["choices"])})
+            for row in atomic.read_jsonl(folder.root / "questions.jsonl")
+        ),
+        notes=notes,
+    )

@@ -1,0 +1,70 @@
+"""The short table at the end of a run: metric, base, tuned, difference, interval."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.core.record import MetricEntry, Record
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of a run, base against result."""
+
+    metric: str
+    unit: str
+    base: float | None
+    tuned: float | None
+    difference: float | None
+    ci_low: float | None
+    """Of the difference; for a win rate of the rate itself, which is a comparison already."""
+    ci_high: float | None
+    role: str
+    n: int
+    higher_is_better: bool
+    error: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def cells(self) -> tuple[str, ...]:
+        """As text: an arrow says which direction is better."""
+        name = f"{self.metric} {'↑' if self.higher_is_better else '↓'}"
+        if self.error:
+            return name, "-", "failed", "", self.error.splitlines()[0], self.role, str(self.n)
+        interval = "" if self.ci_low is None or self.ci_high is None else f"[{self.ci_low:.4g}, {self.ci_high:.4g}]"
+        return name, _number(self.base), _number(self.tuned), _signed(self.difference), interval, self.role, str(self.n)
+
+
+def rows(record: Record) -> list[Row]:
+    """One row for each metric of the final snapshot, beside its value on the base model."""
+    if not record.snapshots:
+        return []
+    final = record.snapshots[-1].name
+    base = {m.name: m for m in record.metrics if m.snapshot == "f000"}
+    return [_row(m, base.get(m.name)) for m in record.metrics if m.snapshot == final and final != "f000"]
+
+
+def _row(tuned: MetricEntry, base: MetricEntry | None) -> Row:
+    base_value = base.value if base else None
+    difference = tuned.difference
+    change = difference.value if difference else None
+    if change is None and tuned.value is not None and base_value is not None:
+        change = tuned.value - base_value
+    # a set-level metric (FID) has no paired interval, and its own interval is not one of the difference
+    own = tuned if base is None else None
+    return Row(
+        metric=tuned.name, unit=tuned.unit, base=base_value, tuned=tuned.value, difference=change,
+        ci_low=difference.ci_low if difference else (own.ci_low if own else None),
+        ci_high=difference.ci_high if difference else (own.ci_high if own else None),
+        role=tuned.role, n=tuned.n, higher_is_better=tuned.higher_is_better, error=tuned.error,
+    )  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 100 else f"{value:.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.4f}" if abs(value) < 100 else f"{value:+.2f}"
