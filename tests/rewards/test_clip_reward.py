@@ -122,8 +122,16 @@ def test_missing_weights_are_a_user_error(tmp_path: Path) -> None:
         ClipReward(tmp_path, "clip", "cosine", family="random")
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"size": 16, "image_mean": [0], "image_std": [1]}', '{"size": null}',
-                                     '{"size": 8, "crop_size": 16, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "{}",
+        '{"size": 16, "image_mean": [0], "image_std": [1]}',
+        '{"size": null}',
+        '{"size": 8, "crop_size": 16, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}',
+    ],
+)
 def test_bad_preprocessing_is_a_user_error(clip_folder: Path, tmp_path: Path, content: str) -> None:
     folder = tmp_path / "bad"
     shutil.copytree(clip_folder, folder)
