@@ -1,1 +1,36 @@
-"""The suites: one TOML and prompts each."""
+"""The suites: one TOML card, one small module and prompts each.
+
+``bench.core.registry`` finds them by entry point; here are only the names that people type.
+"""
+
+from __future__ import annotations
+
+from bench.core import registry
+from suites._card import names, own_spelling
+from suites._text import Leak, leaks, normalised, refuse_leaks
+
+__all__ = ["Leak", "leaks", "normalised", "refuse_leaks", "resolve"]
+
+
+def resolve(name: str) -> tuple[str, str]:
+    """(suite, variant) that a name means: ``coco`` · ``coco.val2017`` · ``coco-val2017`` · ``hpsv2-400``.
+
+    A name that belongs to no suite comes back unchanged: the registry says what is close to it.
+
+    Raises:
+        UserError: the suite exists and the variant does not.
+
+    >>> resolve("hpsv2-400")
+    ('hpsv2', 'first100')
+    >>> resolve("parti-people")
+    ('parti', 'People')
+    """
+    known = set(registry.entries("suites")) | set(names())
+    if name in known:
+        return name, ""
+    for suite in sorted(known, key=len, reverse=True):
+        if name.startswith((f"{suite}.", f"{suite}-")):
+            variant = name[len(suite) + 1 :]
+            # a third party's variants are its own business
+            return suite, own_spelling(suite, "full", variant) if suite in names() else variant
+    return name, ""

@@ -1,0 +1,174 @@
+"""The real published files: exact counts, and the traps of research/suites.md where they bite. Skipped without them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench.core.errors import UserError
+from bench.core.types import Suite
+from suites import _card, abc6k, cc500, coco, data, hpsv2, parti, vilg300
+
+# prompts, distinct, training prompts left, digest of ids and texts: a change here is a new version of the suite
+GOLDEN = {
+    "abc6k": (6434, 6388, 9803, "927f22e784cc"),
+    "abc6k.no-null-pairs": (6234, 6219, 9803, "f041f0d7626f"),
+    "cc500": (446, 432, 9803, "57325673ead4"),
+    "coco": (5000, 4965, 9803, "577951576009"),
+    "coco.gigagan30k": (30000, 29420, 9803, "441045af1cc1"),
+    "coco.esd30k": (30000, 29480, 9803, "8c89cfd2d152"),
+    "coco.val2017": (5000, 4959, 9803, "fd6e939b9617"),
+    "hpsv2": (3200, 3172, 9802, "415f331b14b5"),
+    "hpsv2.first100": (400, 399, 9803, "d69439af692c"),
+    "hpsv2.anime": (800, 781, 9802, "5d280eb53cf9"),
+    "hpsv2.concept-art": (800, 795, 9803, "de7dba983c83"),
+    "hpsv2.paintings": (800, 798, 9803, "fade33a39cc1"),
+    "hpsv2.photo": (800, 800, 9803, "8bdd39bfefe2"),
+    "parti": (1632, 1632, 9797, "8f6a903189ba"),
+    "parti.People": (177, 177, 9801, "1d487f43c7fa"),
+    "vilg300": (300, 300, 9803, "28998ad0c0ba"),
+}
+
+
+def _suite(name: str, root: Path) -> Suite:
+    suite, _, variant = name.partition(".")
+    return importlib.import_module(f"suites.{suite}").suite("full", variant=variant, data_dir=root)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_exact_counts_and_digests(name: str, real: Path) -> None:
+    suite = _suite(name, real)
+    distinct = len({p.text for p in suite.prompts})
+    assert (len(suite.prompts), distinct, len(suite.train_prompts), suite.spec.prompt_hash[:12]) == GOLDEN[name]
+    assert len({p.id for p in suite.prompts}) == len(suite.prompts)
+    assert all(
+        p.text and p.text == p.text.strip() and "\n" not in p.text for p in (*suite.prompts, *suite.train_prompts)
+    )
+
+
+def test_every_variant_is_pinned() -> None:
+    assert set(GOLDEN) == {f"{n}.{v}" if v else n for n in _card.names() for v in ("", *_card.variants(n))}
+
+
+def test_status_finds_all(real: Path) -> None:
+    assert {f.state for f in data.status(real)} == {"found"}
+
+
+def test_parti_quotation_marks_survive(real: Path) -> None:
+    prompts = parti.suite("full", data_dir=real).prompts
+    assert sum('"' in p.text for p in prompts) == 22
+    assert [p.text[:13] for p in prompts if p.text.startswith('"')] == ['"G I G G L E"']
+    assert len({p.tags["category"] for p in prompts}) == 12
+    assert len({p.tags["challenge"] for p in prompts}) == 11
+    assert sum("note" in p.tags for p in prompts) == 190
+
+
+def test_mlperf_quotes_are_undone(real: Path) -> None:
+    prompts = coco.suite("full", data_dir=real).prompts
+    assert not [p for p in prompts if '""' in p.text or p.text.startswith('"A man in glasses')]
+    assert 'A man in glasses sitting next to a woman and holding up a red frisbee that says "Cheese Shop" on it.' in {
+        p.text for p in prompts
+    }
+
+
+def test_coco_lists_agree_where_they_share_images(real: Path) -> None:
+    esd = {p.tags["image_id"]: p.text for p in coco.suite("full", variant="esd30k", data_dir=real).prompts}
+    mlperf = {p.tags["image_id"]: p.text for p in coco.suite("full", data_dir=real).prompts}
+    assert len(mlperf.keys() & esd.keys()) == 3668
+    gigagan = Counter(p.text for p in coco.suite("full", variant="gigagan30k", data_dir=real).prompts)
+    assert gigagan != Counter(esd.values())
+
+
+def test_vilg300_is_not_348_lines(real: Path) -> None:
+    suite = vilg300.suite("full", data_dir=real)
+    assert suite.prompts[0].text == "A red colored car."  # no byte-order mark
+    assert Counter(p.tags["source"] for p in suite.prompts) == {"DrawBench": 150, "ERNIE-VILG": 150}
+    assert Counter(p.tags["category"] for p in suite.prompts)["Gary Marcus et al."] == 9
+    assert any(p.text.endswith("in the shape of a triangle.") for p in suite.prompts)
+    assert any("changed 36 of 300" in note for note in suite.notes)
+
+
+def test_abc6k_null_pairs(real: Path) -> None:
+    prompts = abc6k.suite("full", data_dir=real).prompts
+    pairs = list(zip(prompts[::2], prompts[1::2], strict=True))
+    assert all(a.tags["pair"] == b.tags["pair"] for a, b in pairs)
+    assert sum(a.text == b.text for a, b in pairs) == 31
+    assert sum(a.tags["null_pair"] == "yes" for a, _ in pairs) == 100
+    left = abc6k.suite("full", variant="no-null-pairs", data_dir=real).prompts
+    assert set(Counter(p.tags["pair"] for p in left).values()) == {2}
+
+
+def test_cc500_tail_and_pairs(real: Path) -> None:
+    prompts = cc500.suite("full", data_dir=real).prompts
+    assert prompts[-1].text == "A yellow apple and red bananas"
+    pairs: dict[str, list[str]] = {}
+    for p in prompts:
+        pairs.setdefault(p.tags["pair"], []).append(p.text)
+    assert len(pairs) == 223
+    for a, b in pairs.values():
+        assert a != b
+        assert sorted(a.lower().split()) == sorted(b.lower().split())
+
+
+def test_hpsv2_styles_in_package_order(real: Path) -> None:
+    suite = hpsv2.suite("full", data_dir=real)
+    styles = [p.tags["style"] for p in suite.prompts]
+    assert list(dict.fromkeys(styles)) == ["anime", "concept-art", "paintings", "photo"]
+    raw = json.loads((real / "hpsv2" / "hpsv2.json").read_text("utf-8"))
+    assert [" ".join(p.text.split()) for p in suite.prompts] == [" ".join(row["prompt"].split()) for row in raw]
+    first = hpsv2.suite("full", variant="400", data_dir=real)
+    assert Counter(p.tags["style"] for p in first.prompts) == dict.fromkeys(dict.fromkeys(styles), 100)
+
+
+@pytest.fixture
+def copied(real: Path, tmp_path: Path) -> Path:
+    """A writable copy of the smaller folders."""
+    for folder in ("parti", "vilg-300", "hpsv2", "structured-diffusion", "imagereward"):
+        shutil.copytree(real / folder, tmp_path / folder, copy_function=shutil.copyfile)
+        (tmp_path / folder).chmod(0o755)
+    return tmp_path
+
+
+def test_diffusion_sdpo_style_copy_of_parti_is_refused(copied: Path) -> None:
+    path = copied / "parti" / "PartiPrompts.tsv"
+    path.write_bytes(path.read_bytes().replace(b'"', b"'"))  # jesterjunk/Google_Parti: the same size
+    with pytest.raises(UserError, match=r"all 1,632 rows are there, but its text"):
+        parti.suite("full", data_dir=copied)
+
+
+def test_older_vilg_with_other_line_ends_is_recognised(real: Path, copied: Path) -> None:
+    shutil.copyfile(real / "vilg-300" / "BCE-300.csv", copied / "vilg-300" / "ViLG-300.csv")
+    with pytest.raises(UserError, match="all 300 rows are there"):
+        vilg300.suite("full", data_dir=copied)
+
+
+def test_exchanged_style_files_of_hpsv2_are_refused(copied: Path) -> None:
+    shutil.copyfile(copied / "hpsv2" / "photo.json", copied / "hpsv2" / "anime.json")
+    with pytest.raises(UserError, match=r"anime\.json: row 0 reads 'A man taking a drink"):
+        hpsv2.suite("full", data_dir=copied)
+
+
+def test_reserialised_hpsv2_is_accepted(copied: Path) -> None:
+    # the official bytes were never seen: another spelling of the same JSON must do
+    path = copied / "hpsv2" / "anime.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")), indent=2), "utf-8")
+    assert hpsv2.suite("full", data_dir=copied).spec.prompt_hash[:12] == GOLDEN["hpsv2"][3]
+
+
+def test_truncated_training_list(copied: Path) -> None:
+    path = copied / "imagereward" / "refl_data.json"
+    path.write_bytes(path.read_bytes()[:1_000_000])
+    with pytest.raises(UserError, match=r"refl_data\.json: 0 good rows instead of 10,000; first bad thing: not JSON"):
+        parti.suite("full", data_dir=copied)
+
+
+def test_whole_cc500_is_not_taken_for_line_counts(copied: Path) -> None:
+    path = copied / "structured-diffusion" / "CC-500.txt"
+    path.write_bytes(b"\n".join(path.read_bytes().split(b"\n")[:446]) + b"\n")
+    with pytest.raises(UserError, match="446 good rows instead of 602"):
+        cc500.suite("full", data_dir=copied)
