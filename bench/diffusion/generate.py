@@ -1,0 +1,93 @@
+"""Images for prompts and noise seeds: the one sampling path of evaluation, for base and tuned models alike."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from bench.core.contract import Patch
+from bench.core.seeds import derive_seed
+from bench.core.types import Prompt, SamplerSpec
+from bench.diffusion.models import BaseModel
+from bench.diffusion.samplers import Noise, build_sampler, conditions, predict_eps
+
+
+class SamplingHook(Protocol):
+    """What a patch may do while sampling, beside its adapter."""
+
+    def begin(self, model: BaseModel, texts: Sequence[str], n_steps: int) -> None:
+        """Before the first step of a batch."""
+        ...
+
+    def after_step(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        """The latent (B, C, h, w) after step i, in place of the sampler's."""
+        ...
+
+    def end(self) -> None:
+        """After the last step, also when sampling failed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One image and what it is of."""
+
+    prompt: Prompt
+    seed: int
+    image: torch.Tensor
+    """(3, H, W) float32 in [0, 1], on the CPU."""
+
+
+def image_seed(prompt: Prompt, seed: int) -> int:
+    """The root of all of an image's noise: every tuner, batch size and machine draws the same for it."""
+    return derive_seed(seed, "image", prompt=prompt.id)
+
+
+@torch.no_grad()
+def sample_latents(
+    model: BaseModel, texts: Sequence[str], noise: Noise, spec: SamplerSpec, hooks: Sequence[SamplingHook] = ()
+) -> torch.Tensor:
+    """Finished latents (B, C, h, w) of one batch."""
+    sampler = build_sampler(model, spec)
+    cond, uncond = conditions(model, sampler, texts)
+    walk = sampler.walk()
+    x = walk.start(noise.initial(model.latent_shape(spec.resolution), model.dtype, model.device))
+    try:
+        for hook in hooks:
+            hook.begin(model, texts, sampler.n_steps)
+        for i in range(sampler.n_steps):
+            x = walk.step(i, predict_eps(model, sampler, i, x, cond, uncond), x, noise)
+            for hook in hooks:
+                x = hook.after_step(i, x)
+    finally:
+        for hook in hooks:
+            hook.end()
+    return x
+
+
+@torch.no_grad()
+def generate(
+    model: BaseModel, prompts: Sequence[Prompt], seeds: Sequence[int], sampler: SamplerSpec, patch: Patch | None = None,
+    *, batch_size: int = 8, done: Collection[tuple[str, int]] = frozenset(),
+) -> Iterator[Generated]:  # fmt: skip
+    """Images in suite order, prompts outer and seeds inner.
+
+    Args:
+        done: (prompt id, seed) of images that exist. A batch is skipped only as a whole: the last bits of a matrix
+            product may depend on its batch, and a resumed run must repeat the uninterrupted one.
+    """
+    patch = patch or Patch()
+    jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    with model.with_patch(patch):
+        for lo in range(0, len(jobs), batch_size):
+            batch = jobs[lo : lo + batch_size]
+            if all((prompt.id, seed) in done for prompt, seed in batch):
+                continue
+            noise = Noise([image_seed(prompt, seed) for prompt, seed in batch])
+            x = sample_latents(model, [prompt.text for prompt, _ in batch], noise, sampler, patch.hooks)
+            images = model.decode(x).float().cpu()
+            for (prompt, seed), image in zip(batch, images, strict=True):
+                yield Generated(prompt, seed, image)
