@@ -103,7 +103,8 @@ class Context(Protocol):
     """What a tuner sees of the run. There is no way from here to the evaluation prompts."""
 
     model: BaseModel
-    """The base model with a fresh adapter attached; its denoiser, decoder and the rewards are metered."""
+    """The frozen base model. A tuner puts its adapter on with ``model.attach_adapter``; U-Net, decoder, optimiser steps
+    and rewards are metered by hooks."""
     sampler: SamplerSpec
     """The suite's training rollout: scheduler, steps, guidance."""
     global_batch: int
@@ -123,6 +124,10 @@ class Context(Protocol):
 
     def remaining(self) -> Mapping[str, float]:
         """What is left of each limited budget kind (read only)."""
+        ...
+
+    def seed(self, purpose: str, **axes: int | str) -> int:
+        """The number behind ``rng``, for the noise of one sample (``bench.diffusion.samplers.Noise``)."""
         ...
 
     def rng(self, purpose: str, **axes: int | str) -> torch.Generator:

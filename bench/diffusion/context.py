@@ -1,0 +1,72 @@
+"""What a tuner sees of a run, as the harness implements it (``bench.core.contract.Context``)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from bench.core.budget import Ledger
+from bench.core.contract import Reward
+from bench.core.seeds import derive_seed
+from bench.core.types import Prompt, SamplerSpec
+from bench.diffusion.meters import Meters
+from bench.diffusion.models import BaseModel
+
+
+class TuningContext:
+    """Training prompts, metered model and rewards, named random draws. Evaluation prompts are not in it.
+
+    Args:
+        rewards: a reward by canonical expression.
+        seed: root of every draw of this run.
+    """
+
+    def __init__(
+        self, *, model: BaseModel, train_prompts: Sequence[Prompt], sampler: SamplerSpec, global_batch: int,
+        micro_batch: int, rewards: Callable[[str], Reward], default_reward: str, meters: Meters, ledger: Ledger,
+        seed: int, work_dir: Path,
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.sampler = sampler
+        self.global_batch = global_batch
+        self.micro_batch = min(micro_batch, global_batch)
+        self.work_dir = work_dir
+        self._train_prompts = tuple(train_prompts)
+        self._rewards = rewards
+        self._default_reward = default_reward
+        self._meters = meters
+        self._ledger = ledger
+        self._seed = seed
+        self._loaded: dict[str, Reward] = {}
+
+    def prompts(self, update: int, n: int) -> Sequence[Prompt]:
+        """Positions update*n .. update*n + n - 1 of an endless sequence of shuffled epochs."""
+        total = len(self._train_prompts)
+        picked = []
+        for position in range(update * n, update * n + n):
+            epoch, place = divmod(position, total)
+            picked.append(self._train_prompts[self._order(epoch)[place]])
+        return picked
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (a context lives as long as its run)
+    def _order(self, epoch: int) -> list[int]:
+        order: list[int] = torch.randperm(len(self._train_prompts), generator=self.rng("prompt-order", epoch=epoch)).tolist()
+        return order
+
+    def reward(self, name: str | None = None) -> Reward:
+        name = name or self._default_reward
+        if name not in self._loaded:
+            self._loaded[name] = self._meters.metered_reward(self._rewards(name))
+        return self._loaded[name]
+
+    def remaining(self) -> Mapping[str, float]:
+        return self._ledger.remaining()
+
+    def seed(self, purpose: str, **axes: int | str) -> int:
+        return derive_seed(self._seed, purpose, **axes)
+
+    def rng(self, purpose: str, **axes: int | str) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed(purpose, **axes))

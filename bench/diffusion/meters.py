@@ -1,0 +1,198 @@
+"""Meters: what a run spends, seen from outside the tuner. Hooks sit on the modules, so a call is counted however it was
+made; a re-run or a checkpointed recomputation counts as it happens.
+
+U-Net rows are branches x samples. FLOPs are measured once for each shape and charged per row, with attention as matrix
+products, so that the figure is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.core.contract import Reward
+from bench.diffusion.models import BaseModel
+
+ChargeFn = Callable[[str, float], None]
+"""``Ledger.charge``: kind and amount."""
+
+
+class Meters:
+    """Counts a model's U-Net, decoder, rewards, optimiser steps and time into a ledger.
+
+    Args:
+        charge: where amounts go.
+        world: devices that the clock stands for.
+    """
+
+    def __init__(self, model: BaseModel, charge: ChargeFn, *, world: int = 1) -> None:
+        self._model = model
+        self._charge = charge
+        self._world = world
+        self._paused = 0
+        self._running_since: float | None = None
+        self._active_s = 0.0
+        self._flops: dict[Any, tuple[float, float]] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Meters:
+        unet, decoder = self._model.unet, self._model.vae.decoder
+        self._handles = [
+            unet.register_forward_hook(self._on_denoiser, with_kwargs=True),
+            decoder.register_forward_hook(self._on_decoder),
+            register_optimizer_step_post_hook(self._on_step),
+        ]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def charge(self, kind: str, amount: float) -> None:
+        """Charges, unless off the clock."""
+        if not self._paused:
+            self._charge(kind, amount)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Off the clock and off the books: logging, checkpoints, evaluation."""
+        self._stop_watch()
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+            self._start_watch()
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Charges the active time inside as device-seconds: wall-clock, without pauses, times the devices."""
+        self._active_s = 0.0
+        self._running_since = self._now()
+        try:
+            yield
+        finally:
+            self._stop_watch()
+            self._running_since = None
+            self.charge("device_s", self._active_s * self._world)
+
+    def metered_reward(self, reward: Reward) -> Reward:
+        """The same reward; every image it scores is charged."""
+        return _MeteredReward(reward, self)
+
+    # -- clock
+
+    def _now(self) -> float:
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+        return time.perf_counter()
+
+    def _stop_watch(self) -> None:
+        if self._running_since is not None and not self._paused:
+            self._active_s += self._now() - self._running_since
+
+    def _start_watch(self) -> None:
+        if self._running_since is not None and not self._paused:
+            self._running_since = self._now()
+
+    # -- hooks
+
+    def _on_denoiser(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        if self._paused:
+            return
+        x_in, t = (*args, *kwargs.values())[:2]
+        cond = kwargs.get("encoder_hidden_states", args[2] if len(args) > 2 else None)
+        assert cond is not None
+        rows = x_in.shape[0]
+        inputs = [x_in[:1].detach(), cond[:1].detach()]
+        fwd, bwd = self._flops_per_row("unet", inputs, lambda x, c: unet(x, t, encoder_hidden_states=c).sample)
+        self.charge("denoiser_fwd", rows)
+        self.charge("flops", fwd * rows)
+        prediction = out.sample if hasattr(out, "sample") else out[0]
+        if prediction.requires_grad:
+            prediction.register_hook(lambda _: self._on_backward("denoiser_bwd", rows, bwd))
+
+    def _on_decoder(self, decoder: Any, args: tuple[Any, ...], out: torch.Tensor) -> None:
+        if self._paused:
+            return
+        rows = args[0].shape[0]
+        fwd, bwd = self._flops_per_row("decoder", [args[0][:1].detach()], decoder)
+        self.charge("images", rows)
+        self.charge("flops", fwd * rows)
+        if out.requires_grad:
+            out.register_hook(lambda _: self._on_backward(None, rows, bwd))
+
+    def _on_backward(self, kind: str | None, rows: int, flops: float) -> None:
+        if kind is not None:
+            self.charge(kind, rows)
+        self.charge("flops", flops * rows)
+
+    def _on_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.charge("steps", 1)
+
+    def on_reward(self, inner: Reward, images: torch.Tensor, prompts: Sequence[str], out: torch.Tensor) -> None:
+        """Books one reward call on images (B, 3, H, W)."""
+        if self._paused:
+            return
+        rows = images.shape[0]
+        row = [images[:1].detach()]
+        fwd, bwd = self._flops_per_row(f"reward {inner.name}", row, lambda x: inner.measure(x, prompts[:1]))
+        self.charge("reward_calls", rows)
+        self.charge("flops", fwd * rows)
+        if out.requires_grad:
+            out.register_hook(lambda _: self._on_backward(None, rows, bwd))
+
+    # -- FLOPs
+
+    def _flops_per_row(
+        self, name: str, row: list[torch.Tensor], call: Callable[..., torch.Tensor]
+    ) -> tuple[float, float]:
+        """(forward, backward) FLOPs of ``call`` on one row, measured once for each shape, off the books.
+
+        Backward is to the first input and the adapter: autograd.grad, so no gradient is left behind.
+        """
+        key = (name, *(tuple(r.shape) for r in row))
+        if key not in self._flops:
+            first = row[0].clone().requires_grad_()
+            with self.pause(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                with FlopCounterMode(display=False) as forward:
+                    out = call(first, *row[1:])
+                backward_flops = 0
+                if out.requires_grad:
+                    wanted = [first, *(p for p in self._model.adapter_parameters if p.requires_grad)]
+                    with FlopCounterMode(display=False) as backward:
+                        torch.autograd.grad(out.float().sum(), wanted, allow_unused=True)
+                    backward_flops = backward.get_total_flops()
+            self._flops[key] = (float(forward.get_total_flops()), float(backward_flops))
+        return self._flops[key]
+
+
+class _MeteredReward(Reward):
+    """A reward whose every call is charged; it looks exactly like the one inside."""
+
+    def __init__(self, inner: Reward, meters: Meters) -> None:
+        self._inner = inner
+        self._meters = meters
+        for name in ("name", "differentiable", "minimise", "family", "unit", "licence", "weights_sha256"):
+            setattr(self, name, getattr(inner, name))
+
+    def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        out = self._inner.measure(images, prompts)
+        self._meters.on_reward(self._inner, images, prompts, out)
+        return out
+
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        out = self._inner.score(images, prompts)
+        self._meters.on_reward(self._inner, images, prompts, out)
+        return out
+
+    def identity(self) -> Mapping[str, Any]:
+        return self._inner.identity()
