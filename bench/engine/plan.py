@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.core import registry
 from bench.core.budget import Budget
@@ -18,6 +17,9 @@ from bench.core.identity import file_sha256
 from bench.core.types import RunSpec, Suite
 from bench.engine.options import Options
 from bench.store.runs import RunFolder, run_folder
+
+if TYPE_CHECKING:
+    from bench.diffusion.sources import ModelSource
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class PlannedRun:
     """``done`` · ``failed`` · ``diverged`` · ``started`` · ``to do``"""
     tuner_ref: str
     """What ``registry.find`` takes: a name or an absolute path."""
+    model_ref: str
+    """What ``load_model`` takes: a name or a folder."""
     problems: tuple[str, ...]
     """What would fail later, each with what to do; empty when the run can start."""
 
@@ -184,7 +188,7 @@ def parse_budget(pairs: Sequence[str], default: Budget, hard_limit_s: float | No
 
 
 def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> PlannedRun:
-    from bench.diffusion.models import find_source
+    from bench.diffusion.sources import find_source
     from rewards import expression
 
     s = suite.spec
@@ -192,7 +196,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     source = find_source(options.model or s.model)
     spec = RunSpec(
         suite=s.id, suite_name=s.name, edition=s.edition, variant=s.variant, prompt_hash=s.prompt_hash,
-        train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision,
+        train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision(),
         tuner=tuner.cls.name, tuner_version=tuner.cls.version, label=tuner.label, tuner_sha256=tuner.file_sha256,
         settings=changed_settings(tuner.cls, tuner.config), reward=reward,
         budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
@@ -202,8 +206,17 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     folder = run_folder(options.runs, spec)
     return PlannedRun(
         spec=spec, suite=suite, folder=folder, settings=dataclasses.asdict(tuner.config), state=state_of(folder),
-        tuner_ref=tuner.ref, problems=tuple(_problems(suite, tuner, reward, source)),
+        tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
+        problems=tuple(_problems(suite, tuner, reward, source)),
     )  # fmt: skip
+
+
+def _absolute(model: str) -> str:
+    """A model reference that means the same in a worker started elsewhere."""
+    name, sign, folder = model.partition("=")
+    if sign:
+        return f"{name}={Path(folder).resolve()}"
+    return str(Path(name).resolve()) if Path(name, "model_index.json").is_file() else name
 
 
 def state_of(folder: RunFolder) -> str:
@@ -213,12 +226,12 @@ def state_of(folder: RunFolder) -> str:
     return "started" if folder.spec_path.exists() else "to do"
 
 
-def _problems(suite: Suite, tuner: ChosenTuner, reward: str, source: Any) -> list[str]:
+def _problems(suite: Suite, tuner: ChosenTuner, reward: str, source: ModelSource) -> list[str]:
     from bench.metrics.requirements import missing
     from rewards import expression
     from suites import leaks
 
-    problems = [*source.missing(), *missing(suite.spec.metrics, suite)]
+    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite)]
     terms = [name for _, name in expression.parse(reward)]
     black_box = [n for n in terms if not getattr(registry.load("rewards", n), "differentiable", True)]
     if black_box and "differentiable-reward" in tuner.cls.needs:
@@ -232,6 +245,22 @@ def _problems(suite: Suite, tuner: ChosenTuner, reward: str, source: Any) -> lis
     return problems
 
 
+def _missing_model(source: ModelSource) -> list[str]:
+    """What keeps the base model from loading here."""
+    if source.is_folder:
+        return []
+    if Path(source.location).is_absolute():
+        return [f"the files of model {source.name!r} are not in {source.location}"]
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(source.location, "model_index.json", revision=source.pinned), str):
+        return []
+    return [
+        f"the files of model {source.name!r} ({source.location}, revision {source.pinned}, {source.licence}) are not on "
+        f"this machine: --model {source.name}=FOLDER with a copy of them"
+    ]
+
+
 def packages() -> dict[str, str]:
     """Versions of what a result depends on."""
     names = ("tunebench", "torch", "diffusers", "transformers", "peft", "numpy", "pillow", "torchmetrics", "scipy")
@@ -242,11 +271,3 @@ def packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def data_folder(options: Options) -> Path | None:
-    """The folder of published files: ``--data``, else TUNEBENCH_DATA."""
-    if options.data is not None:
-        return options.data
-    env = os.environ.get("TUNEBENCH_DATA")
-    return Path(env) if env else None

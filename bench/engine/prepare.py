@@ -26,7 +26,13 @@ def prepare(run: PlannedRun, request: Mapping[str, Any]) -> RunFolder:
     atomic.write_jsonl(folder.root / "questions.jsonl", [dataclasses.asdict(q) for q in run.suite.questions])
     atomic.write_json(
         folder.request_path,
-        {**request, "tuner": run.tuner_ref, "settings": run.settings, "runs": str(_runs_of(folder))},
+        {
+            **request,
+            "tuner": run.tuner_ref,
+            "model": run.model_ref,
+            "settings": run.settings,
+            "runs": str(_runs_of(folder)),
+        },
     )
     return folder
 

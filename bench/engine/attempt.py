@@ -1,0 +1,118 @@
+"""One attempt at a run: where it ran, what happened, how it ended; and where its results come from."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.core.record import AttemptEntry, Curve, Provenance
+from bench.engine.plan import packages
+from bench.store import atomic
+from bench.store.runs import RunFolder
+
+N_CURVE_ROWS = 400
+
+
+class Attempt:
+    """``attempts/NNN``: env.json at the start, events.jsonl while it works, exit.json at the end."""
+
+    def __init__(self, folder: RunFolder, device: str) -> None:
+        self.number = len(list(folder.attempts.glob("[0-9]*"))) + 1
+        self.root = folder.attempts / f"{self.number:03d}"
+        self.root.mkdir(parents=True)
+        self.started = now()
+        atomic.write_json(self.root / "env.json", {
+            "number": self.number, "started": self.started, "host": socket.gethostname(), "pid": os.getpid(),
+            "device": device, "packages": packages(), "python": platform.python_version(),
+        })  # fmt: skip
+        self._events = (self.root / "events.jsonl").open("a", encoding="utf-8")
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Appends one line; a line cut short by a kill is passed over when read."""
+        self._events.write(json.dumps({"event": kind, **facts}, sort_keys=True, allow_nan=False) + "\n")
+        self._events.flush()
+
+    def warn(self, text: str) -> None:
+        self.event("warning", text=text)
+
+    def end(self, exit: str, lost: Mapping[str, float] | None = None) -> None:
+        """Says how the attempt ended; ``lost`` is the work that it had to do again."""
+        self._events.close()
+        atomic.write_json(self.root / "exit.json", {"ended": now(), "exit": exit, "lost": dict(lost or {})})
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def read_attempts(folder: RunFolder) -> list[AttemptEntry]:
+    """All attempts in order; one without exit.json was killed."""
+    entries = []
+    for root in sorted(folder.attempts.glob("[0-9]*")):
+        if not (root / "env.json").exists():
+            continue
+        env = atomic.read_json(root / "env.json")
+        left = atomic.read_json(root / "exit.json") if (root / "exit.json").exists() else {}
+        entries.append(AttemptEntry(
+            number=env["number"], started=env["started"], ended=left.get("ended"), host=env["host"],
+            device=env["device"], exit=left.get("exit", "killed"),
+            lost={k: v for k, v in left.get("lost", {}).items() if v},
+        ))  # fmt: skip
+    return entries
+
+
+def read_curve(folder: RunFolder) -> Curve:
+    """Scalars of all units over all attempts; of a unit done twice the later one counts. Thinned evenly."""
+    by_unit: dict[int, dict[str, Any]] = {}
+    for root in sorted(folder.attempts.glob("[0-9]*")):
+        path = root / "events.jsonl"
+        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the one line that a kill cut short
+            if event["event"] == "unit":
+                by_unit[event["unit"]] = {"unit": event["unit"], **event["spent"], **event["scalars"]}
+    units = [by_unit[k] for k in sorted(by_unit)]
+    if len(units) > N_CURVE_ROWS:
+        step = (len(units) - 1) / (N_CURVE_ROWS - 1)
+        units = [units[round(i * step)] for i in range(N_CURVE_ROWS)]
+    columns = list(dict.fromkeys(key for unit in units for key in unit))
+    return Curve(columns=columns, rows=[[unit.get(c) for c in columns] for unit in units])
+
+
+@functools.cache
+def commit() -> tuple[str | None, bool | None]:
+    """(commit, dirty) of the source tree that this package runs from; (None, None) for an installed copy."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None, None
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here), *args], capture_output=True, text=True, check=False, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return head, None if changes is None else bool(changes)
+
+
+def provenance(device: str, n_threads: int, command: str) -> Provenance:
+    """Where the result comes from."""
+    head, dirty = commit()
+    return Provenance(
+        commit=head, dirty=dirty, packages=packages(), python=platform.python_version(), platform=platform.platform(),
+        device=device, n_threads=n_threads, world_size=1, command=command,
+    )  # fmt: skip

@@ -1,0 +1,223 @@
+"""The tune stage: a tuner driven under its ledger, with checkpoints, snapshots and log at the safe points."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.core import registry
+from bench.core.budget import Ledger
+from bench.core.contract import Patch, Phase, Report, Tuner, make_config
+from bench.core.errors import UserError
+from bench.core.identity import file_sha256
+from bench.core.types import RunSpec, Suite
+from bench.diffusion import adapters
+from bench.diffusion.context import TuningContext
+from bench.diffusion.meters import Meters
+from bench.diffusion.models import BaseModel
+from bench.engine.attempt import Attempt
+from bench.engine.loop import LoopState, drive
+from bench.engine.progress import Progress
+from bench.store import atomic
+from bench.store.runs import RunFolder
+from rewards.expression import load_reward
+
+CHECKPOINT_EVERY_S = 5.0
+"""Wall-clock seconds between checkpoints: what a kill may cost."""
+LEDGER_EVERY_S = 0.5
+STOPPED = "stopped"
+
+
+def snapshot_name(fraction: float) -> str:
+    """``f010`` for a tenth of the budget."""
+    return f"f{round(fraction * 100):03d}"
+
+
+@dataclasses.dataclass
+class Tuning:
+    """Tuning of one run in one attempt."""
+
+    folder: RunFolder
+    spec: RunSpec
+    suite: Suite
+    settings: Mapping[str, Any]
+    tuner_ref: str
+    model: BaseModel
+    attempt: Attempt
+    progress: Progress
+    should_stop: Callable[[], bool]
+
+    def run(self) -> str:
+        """Tunes until the budget, the phases or a stop end it; returns which (see ``loop.drive``).
+
+        Raises:
+            Diverged: non-finite numbers; the snapshots taken so far stay.
+        """
+        self.ledger = Ledger(self.spec.budget)
+        self.lost: dict[str, float] = {}
+        meters = Meters(self.model, self.ledger.charge)
+        tuner = self._build(meters)
+        state = self._restore(tuner)
+        limit = self.spec.budget.limit(self.spec.budget.primary)
+        assert limit is not None
+        self._saved_s = self._noted_s = time.monotonic()
+        self._fraction = self.ledger.fraction()
+        with (
+            meters,
+            self._heartbeat(),
+            self.progress.stage("tune", limit, _short(self.spec.budget.primary), done=self._spent()) as stage,
+        ):
+
+            def on_unit(state: LoopState, phase: Phase, report: Report) -> None:
+                before, now = self._fraction, self.ledger.fraction()
+                self._fraction = now
+                self.attempt.event(
+                    "unit", unit=state.total, phase=phase.name, spent=_nonzero(self.ledger.spent),
+                    scalars=_finite(report.scalars),
+                )  # fmt: skip
+                stage.advance_to(self._spent(), _brief(report.scalars))
+                for fraction in self.spec.fractions:
+                    if 0 < fraction < 1 and before < fraction <= now:
+                        self.save_snapshot(tuner, fraction)
+                self._keep(tuner, state)
+
+            reason = drive(
+                self.spec.label, tuner.phases(), self.ledger, meters.clock, state, on_unit=on_unit,
+                should_stop=self.should_stop,
+            )  # fmt: skip
+        self._keep(tuner, state, force=True)
+        if reason != STOPPED:
+            self.save_snapshot(tuner, 1.0)
+        return reason
+
+    def _build(self, meters: Meters) -> Tuner:
+        cls = registry.find("tuners", self.tuner_ref).load()
+        config = make_config(cls, self.spec.settings)
+        device = str(self.model.device)
+        ctx = TuningContext(
+            model=self.model, train_prompts=self.suite.train_prompts, sampler=self.spec.train_sampler,
+            global_batch=self.spec.global_batch, micro_batch=self.spec.global_batch,
+            rewards=lambda name: load_reward(name, device), default_reward=self.spec.reward, meters=meters,
+            ledger=self.ledger, seed=self.spec.seed, work_dir=self.folder.root / "work",
+        )  # fmt: skip
+        built = cls(config, ctx)
+        assert isinstance(built, Tuner)
+        return built
+
+    # --- safe points ---
+
+    def _keep(self, tuner: Tuner, state: LoopState, *, force: bool = False) -> None:
+        """Ledger and checkpoint, each when it is due. Off the clock: the loop charges time inside units only."""
+        now = time.monotonic()
+        if force or now - self._noted_s >= LEDGER_EVERY_S:
+            atomic.write_json(self.folder.ledger_path, self.ledger.to_json())
+            self._noted_s = now
+        if force or now - self._saved_s >= CHECKPOINT_EVERY_S:
+            buffer = io.BytesIO()
+            torch.save({"tuner": tuner.state_dict(), "loop": state.to_json(), "ledger": self.ledger.to_json()}, buffer)
+            self.folder.save_checkpoint(state.total, buffer.getvalue(), {"spent": self.ledger.spent})
+            self._saved_s = time.monotonic()
+
+    def _restore(self, tuner: Tuner) -> LoopState:
+        """Takes up the newest readable checkpoint and books as lost what an earlier attempt did beyond it."""
+        state = LoopState()
+        blob, _, warnings = self.folder.load_checkpoint()
+        for warning in warnings:
+            self.attempt.warn(warning)
+            self.progress.say(warning)
+        if blob is not None:
+            saved = torch.load(io.BytesIO(blob), weights_only=True)
+            tuner.load_state_dict(saved["tuner"])
+            state = LoopState.from_json(saved["loop"])
+            self.ledger.restore(saved["ledger"])
+        if self.folder.ledger_path.exists():
+            before = dict(self.ledger.lost)
+            self.ledger.note_lost(atomic.read_json(self.folder.ledger_path))
+            self.lost = {k: v - before[k] for k, v in self.ledger.lost.items() if v > before[k]}
+        atomic.write_json(self.folder.ledger_path, self.ledger.to_json())
+        if blob is not None:
+            self.progress.say(f"continuing at unit {state.total}, {100 * self.ledger.fraction():.0f} % of the budget")
+        return state
+
+    def save_snapshot(self, tuner: Tuner, fraction: float) -> None:
+        """The adapter as it is now, in the layout that ``pipe.load_lora_weights`` opens, with what it cost."""
+        patch = tuner.patch()
+        root = self.folder.snapshots / snapshot_name(fraction)
+        if patch.adapter:
+            with atomic.new_folder(root / "adapter") as making:
+                adapters.save_adapter(self.model.unet, making)
+        atomic.write_json(root / "snapshot.json", {
+            "fraction": fraction, "spent": self.ledger.spent, "adapter": patch.adapter,
+            "adapter_scale": patch.adapter_scale,
+        })  # fmt: skip
+
+    # --- what the supervisor outside watches ---
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(self.folder.root / "tuning.json")
+
+    def _spent(self) -> float:
+        return self.ledger.spent[self.spec.budget.primary]
+
+
+class Heartbeat:
+    """``tuning.json``: lets a process outside compute how long tuning has taken, over all attempts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        before = atomic.read_json(self._path)["before_s"] if self._path.exists() else 0.0
+        self._before_s, self._start = before, time.time()
+        atomic.write_json(self._path, {"before_s": before, "since_unix_s": self._start})
+
+    def __exit__(self, *error: object) -> None:
+        atomic.write_json(self._path, {"before_s": self._before_s + time.time() - self._start, "since_unix_s": None})
+
+
+def taken_snapshots(folder: RunFolder, spec: RunSpec) -> list[float]:
+    """Fractions above 0 whose adapters are there, in order."""
+    return [f for f in spec.fractions if f > 0 and (folder.snapshots / snapshot_name(f) / "snapshot.json").exists()]
+
+
+def load_patch(model: BaseModel, root: Path) -> Patch:
+    """Puts the snapshot's adapter on the model; all that generation sees of a tuner.
+
+    Raises:
+        UserError: the adapter's file is damaged.
+    """
+    facts = atomic.read_json(root / "snapshot.json")
+    if facts["adapter"]:
+        adapters.load_adapter(model.unet, root / "adapter")
+    return Patch(adapter=facts["adapter"], adapter_scale=facts["adapter_scale"])
+
+
+def adapter_digest(root: Path) -> str:
+    """SHA-256 of the snapshot's adapter file. Raises UserError when it is gone."""
+    path = root / "adapter" / "pytorch_lora_weights.safetensors"
+    if not path.exists():
+        raise UserError(f"{path} is missing", hint="remove the snapshot's folder and run the same command again")
+    return file_sha256(path)
+
+
+def _short(kind: str) -> str:
+    return "U" if kind == "denoiser_u" else kind
+
+
+def _nonzero(spent: Mapping[str, float]) -> dict[str, float]:
+    return {k: round(v, 6) for k, v in spent.items() if v}
+
+
+def _finite(scalars: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: a scalar that is not finite is written as null."""
+    return {k: (float(v) if abs(float(v)) < float("inf") else None) for k, v in scalars.items()}
+
+
+def _brief(scalars: Mapping[str, float]) -> str:
+    return f"reward {scalars['reward']:.4g}" if "reward" in scalars else ""
