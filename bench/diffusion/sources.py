@@ -45,22 +45,25 @@ class ModelSource:
         return self.pinned
 
 
-tiny_sd = ModelSource(
-    name="tiny-sd",
-    location=str(weights_dir() / "tiny-sd"),
-    licence="Apache-2.0",
-    # 3e6 weights and 64x64 pixels: steps of 2e-5 would not move it within a sample budget
-    tuning_defaults=MappingProxyType({"lr": 1e-3, "rank": 8}),
-)
-"""The embedded base model: Stable Diffusion's classes at 64x64, trained on the tiny world."""
+def tiny_sd() -> ModelSource:
+    """The embedded base model: Stable Diffusion's classes at 64x64, trained on the tiny world."""
+    return ModelSource(
+        name="tiny-sd",
+        location=str(weights_dir() / "tiny-sd"),
+        licence="Apache-2.0",
+        # a few million weights and 64x64 pixels: steps of 2e-5 would not move it within a sample budget
+        tuning_defaults=MappingProxyType({"lr": 1e-3, "rank": 8}),
+    )
 
-sd15 = ModelSource(
-    name="sd15",
-    location="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    pinned="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-    licence="CreativeML Open RAIL-M",
-)
-"""Stable Diffusion 1.5 (Rombach et al., arXiv 2112.10752), the base model of DRTune's protocol."""
+
+def sd15() -> ModelSource:
+    """Stable Diffusion 1.5 (Rombach et al., arXiv 2112.10752), the base model of DRTune's protocol."""
+    return ModelSource(
+        name="sd15",
+        location="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        pinned="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        licence="CreativeML Open RAIL-M",
+    )
 
 
 def find_source(name_or_folder: str, *, revision: str | None = None) -> ModelSource:
@@ -76,8 +79,7 @@ def find_source(name_or_folder: str, *, revision: str | None = None) -> ModelSou
         source = ModelSource(name=Path(name).name or name, location=name)
         _need_layout(Path(name))
     else:
-        loaded = registry.load("models", name)
-        source = loaded if isinstance(loaded, ModelSource) else loaded()
+        source = registry.load("models", name)()
     if folder:
         _need_layout(Path(folder))
         source = replace(source, location=folder, pinned="")
