@@ -7,6 +7,7 @@ The U-Net predicts in the parametrisation it was trained in; ``bench.diffusion.s
 from __future__ import annotations
 
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -184,7 +185,7 @@ def quiet() -> Iterator[None]:
 
     levels = [(m, m.get_verbosity()) for m in (diffusers_logging, transformers_logging)]
     for module, _ in levels:
-        module.set_verbosity_error()
+        module.set_verbosity(logging.CRITICAL)  # a missing file is logged as an error and raised: once is enough
         module.disable_progress_bar()
     try:
         yield
