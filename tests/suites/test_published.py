@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import shutil
@@ -12,7 +13,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.core.types import Suite
-from suites import _card, abc6k, cc500, coco, data, hpsv2, parti, vilg300
+from suites import _card, cc500, data, hpsv2, parti, vilg300
 
 # prompts, distinct, training prompts left, digest of ids and texts: a change here is a new version of the suite
 GOLDEN = {
@@ -35,6 +36,7 @@ GOLDEN = {
 }
 
 
+@functools.cache
 def _suite(name: str, root: Path) -> Suite:
     suite, _, variant = name.partition(".")
     return importlib.import_module(f"suites.{suite}").suite("full", variant=variant, data_dir=root)  # type: ignore[no-any-return]
@@ -60,7 +62,7 @@ def test_status_finds_all(real: Path) -> None:
 
 
 def test_parti_quotation_marks_survive(real: Path) -> None:
-    prompts = parti.suite("full", data_dir=real).prompts
+    prompts = _suite("parti", real).prompts
     assert sum('"' in p.text for p in prompts) == 22
     assert [p.text[:13] for p in prompts if p.text.startswith('"')] == ['"G I G G L E"']
     assert len({p.tags["category"] for p in prompts}) == 12
@@ -69,7 +71,7 @@ def test_parti_quotation_marks_survive(real: Path) -> None:
 
 
 def test_mlperf_quotes_are_undone(real: Path) -> None:
-    prompts = coco.suite("full", data_dir=real).prompts
+    prompts = _suite("coco", real).prompts
     assert not [p for p in prompts if '""' in p.text or p.text.startswith('"A man in glasses')]
     assert 'A man in glasses sitting next to a woman and holding up a red frisbee that says "Cheese Shop" on it.' in {
         p.text for p in prompts
@@ -77,15 +79,15 @@ def test_mlperf_quotes_are_undone(real: Path) -> None:
 
 
 def test_coco_lists_agree_where_they_share_images(real: Path) -> None:
-    esd = {p.tags["image_id"]: p.text for p in coco.suite("full", variant="esd30k", data_dir=real).prompts}
-    mlperf = {p.tags["image_id"]: p.text for p in coco.suite("full", data_dir=real).prompts}
+    esd = {p.tags["image_id"]: p.text for p in _suite("coco.esd30k", real).prompts}
+    mlperf = {p.tags["image_id"]: p.text for p in _suite("coco", real).prompts}
     assert len(mlperf.keys() & esd.keys()) == 3668
-    gigagan = Counter(p.text for p in coco.suite("full", variant="gigagan30k", data_dir=real).prompts)
+    gigagan = Counter(p.text for p in _suite("coco.gigagan30k", real).prompts)
     assert gigagan != Counter(esd.values())
 
 
 def test_vilg300_is_not_348_lines(real: Path) -> None:
-    suite = vilg300.suite("full", data_dir=real)
+    suite = _suite("vilg300", real)
     assert suite.prompts[0].text == "A red colored car."  # no byte-order mark
     assert Counter(p.tags["source"] for p in suite.prompts) == {"DrawBench": 150, "ERNIE-VILG": 150}
     assert Counter(p.tags["category"] for p in suite.prompts)["Gary Marcus et al."] == 9
@@ -94,17 +96,17 @@ def test_vilg300_is_not_348_lines(real: Path) -> None:
 
 
 def test_abc6k_null_pairs(real: Path) -> None:
-    prompts = abc6k.suite("full", data_dir=real).prompts
+    prompts = _suite("abc6k", real).prompts
     pairs = list(zip(prompts[::2], prompts[1::2], strict=True))
     assert all(a.tags["pair"] == b.tags["pair"] for a, b in pairs)
     assert sum(a.text == b.text for a, b in pairs) == 31
     assert sum(a.tags["null_pair"] == "yes" for a, _ in pairs) == 100
-    left = abc6k.suite("full", variant="no-null-pairs", data_dir=real).prompts
+    left = _suite("abc6k.no-null-pairs", real).prompts
     assert set(Counter(p.tags["pair"] for p in left).values()) == {2}
 
 
 def test_cc500_tail_and_pairs(real: Path) -> None:
-    prompts = cc500.suite("full", data_dir=real).prompts
+    prompts = _suite("cc500", real).prompts
     assert prompts[-1].text == "A yellow apple and red bananas"
     pairs: dict[str, list[str]] = {}
     for p in prompts:
@@ -116,12 +118,12 @@ def test_cc500_tail_and_pairs(real: Path) -> None:
 
 
 def test_hpsv2_styles_in_package_order(real: Path) -> None:
-    suite = hpsv2.suite("full", data_dir=real)
+    suite = _suite("hpsv2", real)
     styles = [p.tags["style"] for p in suite.prompts]
     assert list(dict.fromkeys(styles)) == ["anime", "concept-art", "paintings", "photo"]
     raw = json.loads((real / "hpsv2" / "hpsv2.json").read_text("utf-8"))
     assert [" ".join(p.text.split()) for p in suite.prompts] == [" ".join(row["prompt"].split()) for row in raw]
-    first = hpsv2.suite("full", variant="400", data_dir=real)
+    first = _suite("hpsv2.first100", real)
     assert Counter(p.tags["style"] for p in first.prompts) == dict.fromkeys(dict.fromkeys(styles), 100)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ import suites
 from bench.core.errors import UserError
 from bench.core.types import Prompt
 from suites import _card, _load, abc6k, cc500, coco, data, hpsv2, parti, vilg300
+from suites._files import Published
 from suites._text import clean, normalised
 
 
@@ -115,13 +117,13 @@ def test_coco_esd_keeps_image_id_and_seed() -> None:
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder with a PartiPrompts of four rows and a training list of five."""
-    card = {"title": "small", "full": {**_card.card("parti")["full"], "n_prompts": 4}}
+    card: dict[str, Any] = {"title": "small", "full": {**_card.card("parti")["full"], "n_prompts": 4}}
     card["full"]["variants"] = {"People": {"where": {"category": "People"}, "n_prompts": 1},
                                 "first1": {"first_per": {"category": 1}, "n_prompts": 2}}  # fmt: skip
     card["files"] = {"parti": {**_card.card("parti")["files"]["parti"], "n_rows": 4, "sha256": ""}}
     monkeypatch.setattr(_card, "card", lambda name: card)
     monkeypatch.setattr(_load, "card", lambda name: card)
-    monkeypatch.setattr("suites._train.REFL", suites._train.Published(
+    monkeypatch.setattr("suites._train.REFL", Published(
         "refl.json", "json-objects", 5, "https://example.org", "CC0", ("text", "image")))  # fmt: skip
     (tmp_path / "parti").mkdir()
     (tmp_path / "parti" / "PartiPrompts.tsv").write_text(
@@ -210,7 +212,8 @@ def test_unknown_edition_variant_and_limit() -> None:
 @pytest.mark.parametrize(("name", "meaning"), [
     ("coco", ("coco", "")), ("coco-mlperf5k", ("coco", "")), ("coco-val2017", ("coco", "val2017")),
     ("coco.val2017", ("coco", "val2017")), ("cc500.conjunction", ("cc500", "")), ("unheard-of", ("unheard-of", "")),
-    ("hpsv2-400", ("hpsv2", "first100")), ("hpsv2-first100", ("hpsv2", "first100")), ("parti-people", ("parti", "People")),
+    ("hpsv2-400", ("hpsv2", "first100")), ("hpsv2.first100", ("hpsv2", "first100")),
+    ("parti-people", ("parti", "People")), ("parti.People", ("parti", "People")),
     ("hpsv2.concept-art", ("hpsv2", "concept-art")), ("abc6k-no-null-pairs", ("abc6k", "no-null-pairs")),
 ])  # fmt: skip
 def test_resolve(name: str, meaning: tuple[str, str]) -> None:
