@@ -1,0 +1,151 @@
+"""ReFL: Reward Feedback Learning (Xu et al., arXiv 2304.05977), section 4 and algorithm 1.
+
+Symbols: T sampler steps; i the step that trains, in execution order; x0_hat the clean latent that step i predicts; phi the
+reward map; g the loss scale (the paper's lambda); L_pre the pre-training loss.
+
+    i ~ U{T - window .. T - 1};   x_T .. x_i without gradient
+    L = g mean phi(r(decode(x0_hat(x_i, eps_theta(x_i))), c)) + pretrain_weight L_pre
+
+Only one U-Net call trains, late enough for x0_hat to look like an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from bench.core.budget import Charge
+from bench.core.contract import Context, Patch, Phase, Report, setting
+from bench.core.errors import UserError
+from bench.diffusion.denoising import denoising_loss
+from bench.diffusion.generate import sample_latents
+from bench.diffusion.rollout import Path
+from bench.diffusion.samplers import Noise, build_sampler
+from tuners.online import OnlineConfig, OnlineTuner
+
+
+@dataclass(frozen=True)
+class ReFLConfig(OnlineConfig):
+    """ReFL's own settings."""
+
+    window: int = setting(
+        0, unit="steps", source="DRTune §4.1", low=0, help="the trained step is one of the last so many; 0 is share x T"
+    )  # fmt: skip
+    share: float = setting(
+        0.2, unit="of T", source="DRTune §4.1: the last 10 of 50; ReFL's code: the last 10 of 40", low=0.0, high=1.0,
+        help="the same as a share of the sampler's steps",
+    )  # fmt: skip
+    guidance: float = setting(
+        -1.0, unit="", source="ReFL's code trains without guidance (1)", low=-1.0,
+        help="classifier-free guidance of the training rollout; -1 is the suite's",
+    )  # fmt: skip
+    loss_scale: float = setting(
+        1.0, unit="", source="ReFL's code: 1e-3", low=0.0,
+        help="factor g on the reward loss; without L_pre it moves only the clipping threshold and Adam's epsilon",
+    )  # fmt: skip
+    pretrain_weight: float = setting(
+        0.0, unit="", source="ReFL eq. 7: 1", low=0.0, help="weight of L_pre, on images of the base model; 0 leaves it out"
+    )  # fmt: skip
+    pretrain_pool: int = setting(
+        64, unit="images", source="ours", low=1, help="base-model images that L_pre uses, drawn and charged before tuning"
+    )  # fmt: skip
+
+
+class ReFL(OnlineTuner):
+    """Trains one random late step through its predicted clean image (Xu et al. 2023)."""
+
+    name = "refl"
+    version = 1
+    paper = "Xu et al., ImageReward: Learning and Evaluating Human Preferences, arXiv 2304.05977"
+    equations = "algorithm 1, eq. 6-7"
+    deviations = (
+        "LoRA instead of the full U-Net, as in DRTune's comparison",
+        "L_pre and the reward loss are summed into one update; the SDXL code steps the optimiser for each",
+        "L_pre on images of the base model: suites bring prompts, not caption-image pairs",
+    )
+    Config = ReFLConfig
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "refl-10": {},
+        "refl-20": {"share": 0.4},
+        "refl-official": {
+            "share": 0.25, "guidance": 1.0, "reward_map": "hinge", "hinge_at": 2.0, "loss_scale": 1e-3, "clip": 1.0,
+        },
+    }  # fmt: skip
+
+    def __init__(self, config: ReFLConfig, ctx: Context) -> None:
+        super().__init__(config, ctx)
+        if config.guidance >= 0:
+            self.sampler = build_sampler(ctx.model, replace(ctx.sampler, guidance=config.guidance))
+        T = self.sampler.n_steps
+        self.window = config.window or max(1, round(config.share * T))
+        if self.window > T:
+            raise UserError(f"refl: window = {self.window} with {T} sampler steps", valid=f"at most {T}")
+        self.loss_scale = config.loss_scale
+        self.pool: list[tuple[str, torch.Tensor]] = []
+        """(prompt, clean latent (C, h, w)) of the base model, for L_pre."""
+
+    def path(self, update: int) -> Path:
+        T = self.sampler.n_steps
+        i = int(torch.randint(T - self.window, T, (), generator=self.ctx.rng("refl", update=update)))
+        return Path(train=frozenset({i}), stop=i)
+
+    # -- the optional pre-training term
+
+    def phases(self) -> list[Phase]:
+        if not self.config.pretrain_weight:
+            return super().phases()
+        filled = Phase("pool", self.fill_pool, lambda: len(self.pool) >= self.config.pretrain_pool, self.pool_cost)
+        return [filled, *super().phases()]
+
+    def fill_pool(self) -> Report:
+        """One batch of the base model's own images for training prompts."""
+        ctx, lo = self.ctx, len(self.pool)
+        n = min(ctx.micro_batch, self.config.pretrain_pool - lo)
+        texts = [p.text for p in ctx.prompts(0, lo + n)[lo:]]
+        noise = Noise([ctx.seed("refl-pool", sample=lo + k) for k in range(n)])
+        with ctx.model.with_patch(Patch(adapter=False)):
+            x0 = sample_latents(ctx.model, texts, noise, ctx.sampler)
+        self.pool += zip(texts, x0.cpu(), strict=True)
+        return Report({"pool": len(self.pool)}, n_steps=0)
+
+    def pool_cost(self) -> Charge:
+        n = min(self.ctx.micro_batch, self.config.pretrain_pool - len(self.pool))
+        fwd = n * self.ctx.sampler.n_steps * (1 if self.ctx.sampler.guidance == 1 else 2)
+        return Charge({"denoiser_fwd": fwd, "denoiser_u": fwd})
+
+    def next_cost(self) -> Charge:
+        n = self.ctx.global_batch if self.config.pretrain_weight else 0
+        return super().next_cost() + Charge({"denoiser_fwd": n, "denoiser_bwd": n, "denoiser_u": 3 * n})
+
+    def accumulate(self, path: Path) -> dict[str, float]:
+        scalars = super().accumulate(path)
+        if self.config.pretrain_weight:
+            scalars["pretrain_loss"] = self.accumulate_pretraining()
+        return scalars
+
+    def accumulate_pretraining(self) -> float:
+        """Adds the gradient of pretrain_weight L_pre on ``global_batch`` members of the pool; returns L_pre."""
+        ctx, B = self.ctx, self.ctx.global_batch
+        rng = ctx.rng("refl-pretraining", update=self.update)
+        members = [self.pool[k] for k in torch.randint(len(self.pool), (B,), generator=rng).tolist()]
+        x0 = torch.stack([x for _, x in members]).to(ctx.model.device)
+        t = torch.randint(int(ctx.model.scheduler_config["num_train_timesteps"]), (B,), generator=rng)
+        eps = torch.randn(x0.shape, generator=rng).to(x0)
+        total = 0.0
+        for lo in range(0, B, ctx.micro_batch):
+            part = slice(lo, lo + ctx.micro_batch)
+            texts = [text for text, _ in members[part]]
+            loss = denoising_loss(ctx.model, x0[part], texts, t[part], eps[part]).sum() / B
+            (self.config.pretrain_weight * loss).backward()
+            total += loss.item()
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "pool": list(self.pool)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.pool = [(text, x0) for text, x0 in state["pool"]]
