@@ -24,7 +24,7 @@ from bench.tiny.loop import Draw, Plan, device, draw, fit
 from bench.tiny.render import render
 from bench.tiny.world import sample_split
 
-PLAN = Plan("vae", steps=7000, batch=8, lr=1.5e-3, warmup=200, ema=0.98)
+PLAN = Plan("vae", steps=3200, batch=8, lr=1.5e-3, warmup=200, ema=0.98)
 LATENT_CHANNELS = 12
 PATCH = 8
 ENCODER_EVERY = 3
