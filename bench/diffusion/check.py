@@ -144,7 +144,7 @@ def _session(cls: type[Tuner], config: Any, work_dir: Path, budget: Budget = _NO
     black_box = "differentiable-reward" not in cls.needs
     with Meters(model, ledger.charge) as meters:
         ctx = TuningContext(
-            model=model, sampler=SamplerSpec("ddim", n_steps=10, guidance=3.0), global_batch=2, micro_batch=1,
+            model=model, sampler=SamplerSpec("ddim", n_steps=5, guidance=3.0), global_batch=2, micro_batch=1,
             train_prompts=[Prompt(f"train-{k}", f"a {k} of training") for k in range(5)],
             rewards=lambda _: _BlackBoxReward() if black_box else _CheckReward(), default_reward="check-redness",
             meters=meters, ledger=ledger, seed=0, work_dir=work_dir,
@@ -334,6 +334,8 @@ def _no_findings(findings: Sequence[str], fine: str) -> str:
 @contextlib.contextmanager
 def _watched(scratch: Path, work_dir: Path, run: _Run) -> Iterator[None]:
     """Notes global random draws, suites that are opened, and writes outside ``work_dir``."""
+    import torch._dynamo  # the first optimiser step imports it, and that makes a cache folder
+
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "suites"}
     home = scratch / "cwd"
     home.mkdir()

@@ -39,20 +39,18 @@ class BaseModel:
         self.tokenizer = pipeline.tokenizer
         self.scheduler_config: Mapping[str, Any] = dict(pipeline.scheduler.config)
         self.device = torch.device(device)
+        self._unet_dtype = dtype
+        # kept, as the libraries' own ``dtype`` walks all modules at each call
+        self.dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        """Of latents, scheduler arithmetic and adapter: float32, or float64 where the whole model is (tests)."""
         for part in (self.unet, self.vae, self.text_encoder):
             part.eval().requires_grad_(False)
             # only the U-Net is worth halving; the autoencoder overflows in float16 (diffusers #7188). The plain
             # Module.to, because diffusers' own logs advice about a list that is empty here
-            wide = torch.float64 if dtype == torch.float64 else torch.float32
-            torch.nn.Module.to(part, device=self.device, dtype=dtype if part is self.unet else wide)
+            torch.nn.Module.to(part, device=self.device, dtype=dtype if part is self.unet else self.dtype)
         self.truncated: set[str] = set()
         """Prompts that did not fit the text encoder; their end was cut, the end-of-text token kept."""
         self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of latents, scheduler arithmetic and adapter: float32, or float64 where the whole model is (tests)."""
-        return torch.float64 if self.unet.dtype == torch.float64 else torch.float32
 
     @property
     def prediction_type(self) -> str:
@@ -102,7 +100,7 @@ class BaseModel:
 
     def denoiser(self, x_in: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         """The U-Net: scaled latents (N, C, h, w), timestep (), conditions (N, L, D) → its raw prediction (N, C, h, w)."""
-        kind = self.unet.dtype
+        kind = self._unet_dtype
         out: torch.Tensor = self.unet(x_in.to(kind), t.to(self.device), encoder_hidden_states=cond.to(kind)).sample
         return out.to(self.dtype)
 
@@ -111,8 +109,8 @@ class BaseModel:
 
         The clamp cuts the gradient of saturated pixels, as in ReFL's code; tuners log the saturated share.
         """
-        decoded = self.vae.decode(x.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
-        return (decoded.to(self.dtype) / 2 + 0.5).clamp(0, 1)
+        decoded = self.vae.decode(x / self.vae.config.scaling_factor).sample
+        return (decoded / 2 + 0.5).clamp(0, 1)
 
     def attach_adapter(self, *, rank: int, alpha: float, generator: torch.Generator) -> list[torch.nn.Parameter]:
         """A fresh LoRA adapter in place of any other; returns its parameters. See ``adapters.attach``."""
