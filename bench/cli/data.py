@@ -16,10 +16,9 @@ def status(data: Path | None, json: bool) -> int:
     """Say which published files are there, missing or wrong, and where to get them; exit 1 if any is not right."""
     import dataclasses
 
-    from suites.data import status as files
-
     from bench.cli._output import print_json, print_table
     from bench.core.errors import UserError
+    from suites.data import status as files
 
     if data is None:
         raise UserError("no data folder is named", valid="--data DIR or the environment variable TUNEBENCH_DATA",

@@ -14,10 +14,9 @@ from bench.cli import _options as o
 @o.as_json
 def report(runs: Path, json: bool) -> int:
     """Render the leaderboard from the records under --runs."""
-    from leaderboard.site import build
-
     from bench.cli._output import print_json
     from bench.core.errors import UserError
+    from leaderboard.site import build
 
     if not runs.is_dir():
         raise UserError(f"there is no folder {runs}", hint="bench run --suite coco --tuner drtune")

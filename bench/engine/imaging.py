@@ -56,6 +56,17 @@ def make_images(
     return read_folder(folder)
 
 
+def drop_damaged(folder: Path) -> None:
+    """Removes what is not as the index says, and the index with it, so that ``make_images`` makes it again."""
+    index = folder / "index.jsonl"
+    rows = {row["path"]: row["sha256"] for row in atomic.read_jsonl(index)} if index.exists() else {}
+    damaged = [p for p, sha in rows.items() if not (folder / p).exists() or file_sha256(folder / p) != sha]
+    if damaged or not rows:
+        index.unlink(missing_ok=True)
+    for path in damaged:
+        (folder / path).unlink(missing_ok=True)
+
+
 def encode_png(image: torch.Tensor) -> bytes:
     """(3, H, W) float32 in [0, 1] → PNG bytes; rounded to 8 bits, not truncated."""
     array = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
@@ -77,6 +88,7 @@ def base_images(
     }, 16)  # fmt: skip
     store = cache / "images" / key
     with exclusive(cache / "images" / f"{key}.lock", "the base model's images", wait_s=24 * 3600.0):
+        drop_damaged(store)
         made = make_images(store, model, spec, suite, Patch(adapter=False), progress, "generate base", stop)
     _link([*(ref.path for ref in made.refs), "index.jsonl"], store, folder)
     return read_folder(folder)

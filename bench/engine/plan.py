@@ -256,8 +256,8 @@ def _missing_model(source: ModelSource) -> list[str]:
     if isinstance(try_to_load_from_cache(source.location, "model_index.json", revision=source.pinned), str):
         return []
     return [
-        f"the files of model {source.name!r} ({source.location}, revision {source.pinned}, {source.licence}) are not on "
-        f"this machine: --model {source.name}=FOLDER with a copy of them"
+        f"the files of model {source.name!r} ({source.location}, revision {source.pinned}, {source.licence}) are not "
+        f"on this machine: --model {source.name}=FOLDER with a copy of them"
     ]
 
 

@@ -7,7 +7,6 @@ import io
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -46,7 +45,6 @@ class Tuning:
     folder: RunFolder
     spec: RunSpec
     suite: Suite
-    settings: Mapping[str, Any]
     tuner_ref: str
     model: BaseModel
     attempt: Attempt

@@ -110,9 +110,8 @@ class Worker:
             return done["status"], done["reason"], error, {}
         model = self._load_model()
         job = tuning.Tuning(
-            folder=self.folder, spec=self.spec, suite=self.suite, settings=self.request["settings"],
-            tuner_ref=self.request["tuner"], model=model, attempt=attempt, progress=self.progress,
-            should_stop=lambda: self.stopping,
+            folder=self.folder, spec=self.spec, suite=self.suite, tuner_ref=self.request["tuner"], model=model,
+            attempt=attempt, progress=self.progress, should_stop=lambda: self.stopping,
         )  # fmt: skip
         status: Status = "done"
         failure: ErrorEntry | None = None
@@ -188,13 +187,21 @@ class Worker:
 
     # --- the record ---
 
-    def rescore(self) -> Record:
-        """Scores the stored images again, past every cache, and rewrites the record."""
+    def rescore(self, *, regenerate: bool = False) -> Record:
+        """Scores the stored images again, past every cache, and rewrites the record.
+
+        Args:
+            regenerate: first make images that are missing or damaged again, from the recorded adapters.
+        """
         with exclusive(self.folder.lock_path, f"run {self.spec.run_id}"):
             old = self.folder.read_record()
             folders = [(s.name, self.folder.root / s.images) for s in old.snapshots]
             if not folders:
                 raise UserError(f"run {self.spec.run_id} has no images to score ({old.status}: {old.reason})")
+            if regenerate:
+                for _, root in folders:
+                    imaging.drop_damaged(root)
+                self._generate()
             entries = self._scorer(fresh=True).score_all(folders, self.stop)
             record = old.model_copy(update={"metrics": entries})
             self._write(record)
@@ -279,11 +286,11 @@ def _device(name: str) -> str:
     return name
 
 
-def rescore(folder: RunFolder, *, quiet: bool = False) -> Record:
+def rescore(folder: RunFolder, *, regenerate: bool = False, quiet: bool = False) -> Record:
     """``bench score``: see ``Worker.rescore``. Raises UserError when the run is not finished."""
     if not folder.record_path.exists():
         raise UserError(f"run {folder.root.name} is not finished", hint="the same bench run command again continues it")
-    return Worker(folder, quiet=quiet).rescore()
+    return Worker(folder, quiet=quiet).rescore(regenerate=regenerate)
 
 
 def _die_with_parent(parent: int) -> None:
