@@ -1,0 +1,56 @@
+"""Arrays kept on disk under what they are made from. A damaged or foreign file is made again, never believed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.core.identity import canonical_json, digest
+
+
+def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The array for ``key``: read from ``folder`` if it is there, else computed and kept.
+
+    Args:
+        folder: holds one ``.npz`` for each key; made when needed.
+        key: everything the array depends on, as plain JSON data; stored in the file and compared on reading.
+        compute: makes the array.
+    """
+    text = canonical_json(key)
+    path = folder / f"{digest(key, 32)}.npz"
+    found = _read(path, text)
+    if found is not None:
+        return found
+    array = compute()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: np.savez(file, array=array, key=np.array(text)))
+    return array
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes to a temporary name in the same folder, flushes, renames: readers see the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path, key: str) -> NDArray[np.float32] | None:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return np.asarray(stored["array"], np.float32) if str(stored["key"]) == key else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,172 @@
+"""Images as metrics read them: one index file, one decode, one feature pass for each network.
+
+Importing this module needs no torch; ``ImagesOnDisk`` imports it when the first batch is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.core.contract import ImageFolder, ImageRef
+from bench.core.errors import UserError
+from bench.core.identity import canonical_json, digest
+from bench.metrics.cache import cached, write_atomically
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "index.jsonl"
+MEMORY_LIMIT_BYTES = 512 * 2**20
+"""Folders that decode to at most this are kept in memory as 8-bit pixels; larger ones are decoded batch by batch."""
+
+FEATURE_BATCH = 64
+"""Images in a feature batch; fixed, because batch composition may change the last digits."""
+
+_SHOWN = 20
+
+
+class MissingImages(UserError):
+    """Images that are absent or damaged: the metric fails, none is skipped."""
+
+    def __init__(
+        self, where: Path, keys: Sequence[tuple[str, int]], n_all: int, what: str = "missing or damaged"
+    ) -> None:
+        self.prompt_ids = tuple(dict.fromkeys(prompt_id for prompt_id, _ in keys))
+        shown = ", ".join(self.prompt_ids[:_SHOWN])
+        more = f" and {len(self.prompt_ids) - _SHOWN} more" if len(self.prompt_ids) > _SHOWN else ""
+        super().__init__(
+            f"{len(keys)} of {n_all} images in {where} are {what}; prompts: {shown}{more}",
+            valid="one readable image, unchanged since it was made, for every prompt and seed",
+            hint="bench score RUN --regenerate",
+        )
+
+
+def content_hash(refs: Sequence[ImageRef]) -> str:
+    """Digest over (prompt id, seed, image digest) in order: 64 hex digits."""
+    return digest([[ref.prompt_id, ref.seed, ref.sha256] for ref in refs])
+
+
+def write_index(root: Path, refs: Sequence[ImageRef]) -> ImageFolder:
+    """Writes ``index.jsonl`` whole or not at all: the last file of a complete image folder."""
+    lines = "".join(
+        canonical_json({"prompt_id": r.prompt_id, "seed": r.seed, "path": r.path, "sha256": r.sha256}) + "\n"
+        for r in refs
+    )
+    write_atomically(root / INDEX, lambda file: file.write(lines.encode()))
+    return ImageFolder(root, tuple(refs), content_hash(refs))
+
+
+def read_folder(root: Path) -> ImageFolder:
+    """The images that ``index.jsonl`` lists.
+
+    Raises:
+        MissingImages: a listed file does not exist.
+        UserError: no index, or a line that is not an image's.
+    """
+    path = root / INDEX
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise UserError(f"{path} cannot be read: {err}", hint="bench score RUN --regenerate") from err
+    refs: dict[tuple[str, int], ImageRef] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            fields = json.loads(line)
+            ref = ImageRef(str(fields["prompt_id"]), int(fields["seed"]), str(fields["path"]), str(fields["sha256"]))
+        except (ValueError, KeyError, TypeError) as err:
+            raise UserError(f"{path}, line {number} is damaged: {type(err).__name__}: {err}",
+                            valid='{"prompt_id": ..., "seed": ..., "path": ..., "sha256": ...}',
+                            hint="bench score RUN --regenerate") from err  # fmt: skip
+        if ref.key in refs:
+            raise UserError(f"{path}, line {number}: prompt {ref.prompt_id} with seed {ref.seed} is there twice")
+        refs[ref.key] = ref
+    if not refs:
+        raise UserError(f"{path} lists no images", hint="bench score RUN --regenerate")
+    absent = [ref.key for ref in refs.values() if not (root / ref.path).is_file()]
+    if absent:
+        raise MissingImages(root, absent, len(refs))
+    return ImageFolder(root, tuple(refs.values()), content_hash(list(refs.values())))
+
+
+class ImagesOnDisk:
+    """The ``Images`` of a folder.
+
+    Args:
+        folder: a complete set.
+        cache_dir: where features are kept, shared by runs; one file for each content hash and network.
+        memory_limit_bytes: decoded pixels up to this stay in memory.
+    """
+
+    def __init__(self, folder: ImageFolder, cache_dir: Path, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+        self.folder = folder
+        self.cache_dir = cache_dir
+        self.memory_limit_bytes = memory_limit_bytes
+        self._pixels: NDArray[np.uint8] | None = None
+        self._features: dict[str, NDArray[np.float32]] = {}
+
+    def batches(self, n: int = FEATURE_BATCH) -> Iterator[torch.Tensor]:
+        """(B, 3, H, W) uint8 in the order of ``folder.refs``.
+
+        Raises:
+            MissingImages: files that are gone, unreadable or not the bytes of the index; all of them are listed.
+        """
+        import torch
+
+        for start in range(0, len(self.folder.refs), n):
+            pixels = self._in_memory()
+            part = self._decode(self.folder.refs[start : start + n]) if pixels is None else pixels[start : start + n]
+            yield torch.from_numpy(part.transpose(0, 3, 1, 2).copy())
+
+    def features(self, network: str, extract: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
+        """(N, D) float32, one row an image, from memory, from disk, or from ``extract`` on (B, 3, H, W) uint8."""
+        if network not in self._features:
+
+            def compute() -> NDArray[np.float32]:
+                import torch
+
+                with torch.no_grad():
+                    return np.concatenate([extract(b).float().cpu().numpy() for b in self.batches(FEATURE_BATCH)])
+
+            key = {"content": self.folder.content_hash, "network": network, "n": len(self.folder.refs)}
+            self._features[network] = cached(self.cache_dir / "features", key, compute)
+        return self._features[network]
+
+    def _in_memory(self) -> NDArray[np.uint8] | None:
+        """All pixels (N, H, W, 3), decoded once, or None for a folder that is too large."""
+        if self._pixels is None:
+            first = self._decode(self.folder.refs[:1])
+            if first.nbytes * len(self.folder.refs) <= self.memory_limit_bytes:
+                self._pixels = self._decode(self.folder.refs)
+        return self._pixels
+
+    def _decode(self, refs: Sequence[ImageRef]) -> NDArray[np.uint8]:
+        with ThreadPoolExecutor(4) as pool:
+            images = list(pool.map(self._read, refs))
+        good = [image for image in images if image is not None]
+        if len(good) < len(images):
+            bad = [ref.key for ref in self.folder.refs if self._read(ref) is None]
+            raise MissingImages(self.folder.root, bad, len(self.folder.refs))
+        if len({image.shape for image in good}) > 1:
+            raise UserError(f"the images in {self.folder.root} differ in size", valid="one size for all images")
+        return np.stack(good)
+
+    def _read(self, ref: ImageRef) -> NDArray[np.uint8] | None:
+        """(H, W, 3) pixels, or None when the file is gone, changed or no image."""
+        try:
+            data = (self.folder.root / ref.path).read_bytes()
+            if hashlib.sha256(data).hexdigest() != ref.sha256:
+                return None
+            with Image.open(io.BytesIO(data)) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError):  # Pillow raises SyntaxError for broken PNG chunks
+            return None
