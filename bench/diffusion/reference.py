@@ -3,7 +3,9 @@ tests and the benchmark compare the engine with."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -26,3 +28,54 @@ def full_graph_gradients(
     value = loss(model.decode(x))
     value.backward()
     return value.item()
+
+
+class SavedBytes:
+    """Counts what autograd keeps for backward inside a block: ``peak`` bytes alive at once, each storage once.
+
+    Parameters are left out: they are kept anyway.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._alive = 0
+        self._uses: Counter[int] = Counter()
+        self._hooks: Any = None
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._hooks.__exit__(*exc)
+
+    def _pack(self, tensor: torch.Tensor) -> _Kept:
+        return _Kept(tensor, None if isinstance(tensor, torch.nn.Parameter) else self)
+
+    def keep(self, key: int, n_bytes: int) -> None:
+        self._uses[key] += 1
+        if self._uses[key] == 1:
+            self._alive += n_bytes
+            self.peak = max(self.peak, self._alive)
+
+    def free(self, key: int, n_bytes: int) -> None:
+        self._uses[key] -= 1
+        if self._uses[key] == 0:
+            self._alive -= n_bytes
+
+
+class _Kept:
+    """A saved tensor that tells its counter when the graph lets go of it."""
+
+    def __init__(self, tensor: torch.Tensor, counter: SavedBytes | None) -> None:
+        storage = tensor.untyped_storage()
+        self.tensor = tensor
+        self._counter = counter
+        self._key, self._n_bytes = storage.data_ptr(), storage.nbytes()
+        if counter is not None:
+            counter.keep(self._key, self._n_bytes)
+
+    def __del__(self) -> None:
+        if self._counter is not None:
+            self._counter.free(self._key, self._n_bytes)
