@@ -1,7 +1,7 @@
 """The tiny world: procedural 64x64 scenes with exact ground truth, and models small enough to store beside the code.
 
-Importing this package is cheap. `world`, `render` and `language` never import torch; the models in `weights/` load through
-the same `from_pretrained` calls as Stable Diffusion, CLIP and PickScore do.
+Importing this package is cheap. `world`, `render` and `language` never import torch; the models in `weights/` load
+through the same `from_pretrained` calls as Stable Diffusion, CLIP and PickScore do.
 """
 
 from __future__ import annotations

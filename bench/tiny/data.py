@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def as_images(scenes: Sequence[Scene]) -> torch.Tensor:
 
 @torch.no_grad()
 def round_trip(vae: AutoencoderKL, images: torch.Tensor, noise: float = 0.0, draw: Draw | None = None) -> torch.Tensor:
-    """Pictures through the autoencoder and back, (B, 3, 64, 64) in [0, 1]; `noise` is added in units of the latents' scale."""
+    """Pictures through the autoencoder and back, (B, 3, 64, 64) in [0, 1]; `noise` is the deviation of noise on z."""
     z = vae.encode(images * 2 - 1).latent_dist.mean
     if noise and draw is not None:
         z = z + noise * torch.randn(z.shape, generator=draw.torch).to(z.device)
@@ -117,13 +118,15 @@ def near_miss(scene: Scene, facts: Facts, rng: np.random.Generator) -> Scene:
     options += [name for name in ("background", "light", "style") if getattr(facts, name) is not None]
     if facts.relation is not None:
         options += ["relation"] * 3
-    if len(groups) == 2 and groups[0][0].colour != groups[1][0].colour and all(t.colour and t.shape for t in facts.things):
-        if groups[0][0].shape != groups[1][0].shape:
+    if len(groups) == 2 and all(t.colour and t.shape for t in facts.things):
+        (first, _), (second, _) = groups
+        if first.colour != second.colour and first.shape != second.shape:
             options += ["swap"] * 3
     what, _, rest = options[int(rng.integers(len(options)))].partition(" ") if options else ("style", "", "")
     if what in ("background", "light", "style"):
-        valid = {"background": BACKGROUNDS, "light": LIGHTS, "style": STYLES}[what]
-        return replace(scene, **{what: other_value(valid, getattr(scene, what), rng)})
+        valid: tuple[str, ...] = {"background": BACKGROUNDS, "light": LIGHTS, "style": STYLES}[what]
+        change: dict[str, Any] = {what: other_value(valid, getattr(scene, what), rng)}
+        return replace(scene, **change)
     if what == "relation":
         a, b = (groups[0][0], groups[1][0])
         where = relation(scene.objects[0], scene.objects[1]) or "above"
@@ -142,11 +145,12 @@ def near_miss(scene: Scene, facts: Facts, rng: np.random.Generator) -> Scene:
     kind = next((k for k, _ in groups if thing.fits(k)), groups[0][0])
     valid = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "texture": TEXTURES}[what]
     value = other_value(valid, getattr(kind, what), rng)
-    changed = tuple(replace(o, **{what: value}) if o.kind == kind else o for o in scene.objects)
+    change = {what: value}
+    changed = tuple(replace(o, **change) if o.kind == kind else o for o in scene.objects)
     if what == "size" and len(scene.objects) > 1:  # a larger object may need more room
         pairs = [(replace(k, size=value) if k == kind else k, len(items)) for k, items in groups]
-        where = relation(scene.objects[0], scene.objects[1]) if len(scene.objects) == 2 else None
-        return replace(scene, objects=place(pairs, rng, where))
+        stands = relation(scene.objects[0], scene.objects[1]) if len(scene.objects) == 2 else None
+        return replace(scene, objects=place(pairs, rng, stands))
     return replace(scene, objects=tuple(_inside(o) for o in changed))
 
 
@@ -165,9 +169,9 @@ def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
     """What a scene parser should say.
 
     Returns:
-        `there` (B, 8, 8) float, 1 in the cell of each object's centre; `dx`, `dy` (B, 8, 8) float, the centre within its
-        cell in [0, 1); `shape`, `colour`, `size`, `texture` (B, 8, 8) int64, -1 where nothing is; `background`, `light`,
-        `style` (B,) int64.
+        `there` (B, 8, 8) float, 1 in the cell of each object's centre; `dx`, `dy` (B, 8, 8) float, the centre within
+        its cell in [0, 1); `shape`, `colour`, `size`, `texture` (B, 8, 8) int64, -1 where nothing is; `background`,
+        `light`, `style` (B,) int64.
     """
     n = len(scenes)
     dense = {name: np.full((n, GRID, GRID), -1, dtype=np.int64) for name in ("shape", "colour", "size", "texture")}
@@ -178,8 +182,8 @@ def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
             row, column = min(item.y // 8, 7), min(item.x // 8, 7)
             there[i, row, column] = 1
             dx[i, row, column], dy[i, row, column] = item.x / 8 - column, item.y / 8 - row
-            for name in dense:
-                dense[name][i, row, column] = valid[name].index(getattr(item, name))
+            for name, grid in dense.items():
+                grid[i, row, column] = valid[name].index(getattr(item, name))
     whole = {
         "background": np.asarray([BACKGROUNDS.index(s.background) for s in scenes]),
         "light": np.asarray([LIGHTS.index(s.light) for s in scenes]),

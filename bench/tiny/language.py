@@ -1,7 +1,8 @@
 """What can be said and asked about a scene: captions with paraphrases, TIFA questions, and exact answers.
 
-`Facts` is what a caption states. A caption names every object of its scene (nothing else is in the picture) but may leave
-attributes, places, light and style open; so questions about things that are absent have an answer too. The loop closes:
+`Facts` is what a caption states. A caption names every object of its scene (nothing else is in the picture) but may
+leave attributes, places, light and style open; so questions about things that are absent have an answer too. The loop
+closes:
 
     facts -> caption_of -> text            facts -> complete -> a scene the caption is true of
     facts -> questions  -> Question        question, scene -> answer, equal to Question.answer on every such scene
@@ -160,9 +161,9 @@ def caption_matches(scene: Scene, facts: Facts) -> bool:
     if len(wanted) > len(scene.objects):
         return False
     for chosen in permutations(scene.objects, len(wanted)):
-        if all(thing.fits(item) for thing, item in zip(wanted, chosen, strict=True)):
-            if facts.relation is None or relation(chosen[0], chosen[1]) == facts.relation:
-                return True
+        fits = all(thing.fits(item) for thing, item in zip(wanted, chosen, strict=True))
+        if fits and (facts.relation is None or relation(chosen[0], chosen[1]) == facts.relation):
+            return True
     return False
 
 
@@ -199,7 +200,10 @@ def _fixed(thing: Thing) -> bool:
 def _fill(thing: Thing, rng: np.random.Generator) -> Kind:
     drawn = sample_kind(rng)
     return Kind(
-        thing.shape or drawn.shape, thing.colour or drawn.colour, thing.size or drawn.size, thing.texture or drawn.texture
+        thing.shape or drawn.shape,
+        thing.colour or drawn.colour,
+        thing.size or drawn.size,
+        thing.texture or drawn.texture,
     )
 
 
@@ -228,7 +232,15 @@ _STYLE_WORDS = {
     "painting": ("a painting of {core}", "an oil painting of {core}", "{core}, painted in oil"),
 }
 _SINGLE = ("{a}", "{a}", "{a}", "there is {a}", "a picture of {a}", "an image of {a}", "one can see {a}")
-_PAIR = ("{a} and {b}", "{a} and {b}", "{a} next to {b}", "{a} with {b}", "there is {a} and {b}", "{a} beside {b}", "{a}, {b}")
+_PAIR = (
+    "{a} and {b}",
+    "{a} and {b}",
+    "{a} next to {b}",
+    "{a} with {b}",
+    "there is {a} and {b}",
+    "{a} beside {b}",
+    "{a}, {b}",
+)
 _RELATED = {
     "left of": ("{a} to the left of {b}", "{a} left of {b}", "{a} on the left of {b}", "{b} to the right of {a}"),
     "right of": ("{a} to the right of {b}", "{a} right of {b}", "{a} on the right of {b}", "{b} to the left of {a}"),
@@ -478,10 +490,15 @@ def _foil(own: Thing, name: str, valid: Sequence[str], facts: Facts) -> Thing | 
         return None
     start = valid.index(value)
     for step in range(1, len(valid)):
-        foil = replace(own, **{name: valid[(start + step) % len(valid)]})
+        foil = _with(own, name, valid[(start + step) % len(valid)])
         if not any(_could(thing, foil) for thing in facts.things):
             return foil
     return None
+
+
+def _with(thing: Thing, name: str, value: str | None) -> Thing:
+    change: dict[str, Any] = {name: value}
+    return replace(thing, **change)
 
 
 def _could(thing: Thing, ref: Thing) -> bool:
@@ -548,7 +565,8 @@ def answer(question: Question | str, scene: Scene) -> str:
     for pattern, handler in _handlers():
         found = pattern.fullmatch(text)
         if found is not None:
-            return handler(scene, **found.groupdict())
+            told: str = handler(scene, **found.groupdict())
+            return told
     raise ValueError(f"not a question of the tiny world: {text!r}")
 
 
@@ -586,7 +604,7 @@ def _find(ref: str, scene: Scene) -> list[Obj]:
 @lru_cache(maxsize=4096)
 def _parse_ref(text: str) -> Thing:
     singular = {plural: shape for shape, plural in _PLURAL.items()}
-    stated: dict[str, str] = {}
+    stated: dict[str, Any] = {}
     for raw in text.split():
         word = singular.get(raw, raw)
         if word in ("object", "objects"):
@@ -652,7 +670,7 @@ def _sample_object(scene: Scene, rng: np.random.Generator) -> tuple[str, tuple[s
         stated = [name for name in _ATTRIBUTES if getattr(thing, name) is not None]
         name = stated[int(rng.integers(len(stated)))]
         others = [v for v in _ATTRIBUTES[name] if v != getattr(thing, name)]
-        thing = replace(thing, **{name: others[int(rng.integers(len(others)))]})
+        thing = _with(thing, name, others[int(rng.integers(len(others)))])
     return _exists(thing), YES_NO
 
 
@@ -662,9 +680,9 @@ def _sample_attribute(name: str) -> Any:
             return _sample_object(scene, rng)
         item = scene.objects[int(rng.integers(len(scene.objects)))]
         always = "colour" if name == "shape" else "shape"
-        ref = replace(_some_ref(scene, rng, always=always, item=item), **{name: None})
+        ref = _with(_some_ref(scene, rng, always=always, item=item), name, None)
         if rng.random() < 0.08:  # something that may not be there: the answer is "none"
-            ref = replace(ref, **{always: _ATTRIBUTES[always][int(rng.integers(len(_ATTRIBUTES[always])))]})
+            ref = _with(ref, always, _ATTRIBUTES[always][int(rng.integers(len(_ATTRIBUTES[always])))])
         many = sum(ref.fits(other) for other in scene.objects) > 1
         one, plural = _ASK[name]
         return plural.format(refs=_refs(ref)) if many else one.format(ref=_ref(ref)), _ATTRIBUTES[name]
@@ -753,7 +771,7 @@ def words(text: str) -> list[str]:
 def vocabulary() -> tuple[str, ...]:
     """Every word and mark of captions, questions and answers, in a fixed order; anything else is an unknown word."""
     tables: list[Sequence[str]] = [
-        NUMBERS, tuple(_PLURAL.values()), ("a", "an", "object", "objects", "the", ".", ",", "?", "-", "!", "'", ":", "stand"),
+        NUMBERS, tuple(_PLURAL.values()), ("a", "an", "object", "objects", "the", "stand"), tuple(".,?-!':"),
         _SINGLE, _PAIR, _PATTERNS, ANSWERS, (_ASK_EXISTS, _ASK_COUNT, _ASK_RELATED, _ASK_WHERE),
     ]  # fmt: skip
     for table in (_SIZE_WORDS, _TEXTURE_WORDS, _PLACE_WORDS, _LIGHT_WORDS, _STYLE_WORDS, _RELATED, _ASK, _ASK_SETTING):

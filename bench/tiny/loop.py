@@ -1,7 +1,7 @@
 """The one training loop of the tiny models: seeded by step, saved often, resumable at any kill.
 
-All randomness of update `k` comes from generators derived from (stage, k), so a run that was killed and resumed draws the
-same batches and the same noise as one that was not.
+All randomness of update `k` comes from generators derived from (stage, k), so a run that was killed and resumed draws
+the same batches and the same noise as one that was not.
 """
 
 from __future__ import annotations

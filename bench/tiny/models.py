@@ -34,4 +34,5 @@ def load_scorer(name: str, folder: Path | None = None) -> CLIPModel:
 def load_reader(folder: Path | None = None) -> Reader:
     """tiny-vqa, frozen; ask with `Reader.answer`."""
     model: Reader = Reader.from_pretrained(folder or weights_dir() / "tiny-vqa", dtype=torch.float32)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model

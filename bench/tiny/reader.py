@@ -1,8 +1,8 @@
 """The VQA reader: a small convolutional scene parser, and the exact question grammar on top of what it sees.
 
-The network marks object centres on an 8x8 grid and names shape, colour, size and texture there, and background, light and
-style of the whole; `language.answer` then answers from the parsed scene. So the reader can be wrong about a picture and
-never about a question, and a wrong answer can be traced to what was (not) seen.
+The network marks object centres on an 8x8 grid and names shape, colour, size and texture there, and background, light
+and style of the whole; `language.answer` then answers from the parsed scene. So the reader can be wrong about a picture
+and never about a question, and a wrong answer can be traced to what was (not) seen.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NEAR_PX = 12.0
 """Two marks closer than this are one object; real centres are at least 20 px apart."""
 
 
-class ReaderConfig(PretrainedConfig):
+class ReaderConfig(PretrainedConfig):  # type: ignore[misc]
     """Width of the reader."""
 
     model_type = "tiny_reader"
@@ -61,7 +61,7 @@ class _Block(nn.Module):
         return h + out
 
 
-class Reader(PreTrainedModel):
+class Reader(PreTrainedModel):  # type: ignore[misc]
     """Parser of tiny-world pictures; `answer` is the VQA interface."""
 
     config_class = ReaderConfig

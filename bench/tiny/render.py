@@ -100,7 +100,9 @@ def _shape_mask(shape: str, radius: int, grow: float, size: int) -> Image.Image:
     scale = size / CANVAS
     half = math.ceil((radius + 4) * scale)
     big = Image.new("L", (2 * half * _OVERSAMPLE, 2 * half * _OVERSAMPLE), 0)
-    _draw_shape(ImageDraw.Draw(big), shape, half * _OVERSAMPLE, radius * scale * _OVERSAMPLE, grow * scale * _OVERSAMPLE)
+    _draw_shape(
+        ImageDraw.Draw(big), shape, half * _OVERSAMPLE, radius * scale * _OVERSAMPLE, grow * scale * _OVERSAMPLE
+    )
     return big.resize((2 * half, 2 * half), Image.Resampling.BOX)
 
 

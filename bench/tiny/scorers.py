@@ -1,12 +1,12 @@
 """CLIP, a preference scorer in PickScore's form, and a judge nobody trains against: three small `CLIPModel`s.
 
 - clip: contrastive over pictures and captions (Radford et al., 2021), each batch with a near miss for every caption.
-- pick: PickScore's loss (Kirstain et al., 2023, Eq. 2-3), -log softmax over (winner, loser) of exp(tau) cos(x, y), started
-  from clip.
-- judge: the same loss and a contrastive term from scratch, with another width, patch size and seed and its own pairs.
+- pick: PickScore's loss (Kirstain et al., 2023, Eq. 2-3), -log softmax over (winner, loser) of exp(tau) cos(x, y),
+  started from clip.
+- judge: the same loss and a contrastive term from scratch, with another width, another seed and its own pairs.
 
-Contrastive learning alone is slow on a CPU; as the world knows the truth, the picture tower also names the scene through a
-linear head that is thrown away afterwards.
+Contrastive learning alone is slow on a CPU; as the world knows the truth, the picture tower also names the scene through
+a linear head that is thrown away afterwards.
 
 Symbols: x pictures (B, 3, 64, 64) float32 in [0, 1]; y token ids (B, 32).
 """
@@ -66,7 +66,9 @@ def build(tower: Tower) -> CLIPModel:
         "num_attention_heads": 4, "image_size": 64, "patch_size": tower.patch, "projection_dim": 96,
     }  # fmt: skip
     model = CLIPModel(
-        CLIPConfig(text_config={**text, "eos_token_id": END_ID, "projection_dim": 96}, vision_config=vision, projection_dim=96)
+        CLIPConfig(
+            text_config={**text, "eos_token_id": END_ID, "projection_dim": 96}, vision_config=vision, projection_dim=96
+        )
     )
     with torch.no_grad():
         # CLIP's initialisation is meant for long training of wide towers; small ones start faster from unit scale
@@ -104,10 +106,11 @@ def scores(model: CLIPModel, images: torch.Tensor, texts: Sequence[str]) -> torc
     """exp(tau) cos(x, y) of each picture with its own text: (B,). PickScore's form; differentiable in `images`."""
     ids = token_ids(list(texts)).to(images.device)
     cos = (embed_images(model, images) * embed_texts(model, ids)).sum(-1)
-    return model.logit_scale.exp() * cos
+    scaled: torch.Tensor = model.logit_scale.exp() * cos
+    return scaled
 
 
-# ---------------------------------------------------------------------------------------------------- the thrown-away head
+# ---------------------------------------------------------------------------------------------------- lessons
 
 _PAIRS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
 
@@ -160,9 +163,7 @@ def _by_patch(scenes: Sequence[Scene], patch: int) -> torch.Tensor:
     return torch.from_numpy(out.reshape(len(scenes), side * side, -1)).to(device())
 
 
-def lesson(
-    whole: torch.Tensor, places: torch.Tensor, scenes: Sequence[Scene], patch: int
-) -> torch.Tensor:
+def lesson(whole: torch.Tensor, places: torch.Tensor, scenes: Sequence[Scene], patch: int) -> torch.Tensor:
     """Loss of the thrown-away head."""
     return 4 * F.binary_cross_entropy_with_logits(whole, _whole(scenes)) + 4 * F.binary_cross_entropy_with_logits(
         places, _by_patch(scenes, patch)

@@ -19,7 +19,7 @@ from bench.tiny.render import render
 from bench.tiny.tokens import END_ID, MAX_LENGTH, START_ID, token_ids, vocabulary_size
 from bench.tiny.world import sample_split
 
-PLAN = Plan("sd", steps=5000, batch=32, lr=1e-3, warmup=200, ema=0.98)
+PLAN = Plan("sd", steps=6600, batch=32, lr=1e-3, warmup=200, ema=0.98)
 WIDTH = 96
 EMPTY_P = 0.10
 """Share of empty prompts, for classifier-free guidance."""
@@ -110,7 +110,8 @@ def loss_of(model: Denoiser, alpha_bar: torch.Tensor, draw: Draw, batch: int) ->
     eps_hat = model.unet(z_t.contiguous(memory_format=torch.channels_last), t, c).sample
     snr = alpha_bar[t] / (1 - alpha_bar[t])
     weight = snr.clamp(max=MIN_SNR) / snr
-    return (weight * (eps_hat - eps).square().mean(dim=(1, 2, 3))).mean()
+    loss: torch.Tensor = (weight * (eps_hat - eps).square().mean(dim=(1, 2, 3))).mean()
+    return loss
 
 
 def train(work: Path, plan: Plan = PLAN) -> Denoiser:

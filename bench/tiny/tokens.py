@@ -1,7 +1,7 @@
 """The word-level tokenizer shared by all text towers.
 
-Each word of `language.vocabulary()` is one token; every other word, number, sign or emoji is one unknown token, so that free
-text passes through. (`CLIPTokenizer`'s byte-pair backend would spend one unknown token on each letter.)
+Each word of `language.vocabulary()` is one token; every other word, number, sign or emoji is one unknown token, so that
+free text passes through. (`CLIPTokenizer`'s byte-pair backend would spend one unknown token on each letter.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Make every stored weight from nothing: `python -m bench.tiny.train`.
 
-Stages, in an order that lets two processes share the work (`--stage sd` beside `--stage vae,clip,vqa,pick,judge,export`):
+Stages; two processes can share the work, `--stage sd` beside `--stage vae,vqa,clip,pick,judge`, then `--stage export`:
 
     vae     autoencoder, decoder and encoder of a fixed code
     sd      U-Net and text encoder; needs the code, not the autoencoder
@@ -10,8 +10,8 @@ Stages, in an order that lets two processes share the work (`--stage sd` beside 
     judge   second preference scorer; needs vae
     export  rounds to float16 and writes the folders
 
-Every stage continues from its checkpoint in `--work`, so a killed run is simply started again. Wall times of the shipped
-weights are in `weights/measured.json`; all of it takes less than three hours on two CPU cores.
+Every stage continues from its checkpoint in `--work`, so a killed run is simply started again. Wall times of the
+shipped weights are in `weights/measured.json`; all of it takes less than three hours on two CPU cores.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The autoencoder of the tiny Stable Diffusion: 64x64 pictures to 8x8 latents of 12 channels, and back.
 
-Trained end to end, an autoencoder of this size needs hours on a CPU before it even tells colours apart. So the latent code
-is chosen instead of learned: principal components of 8x8 patches, each divided by the square root of its standard deviation
-(half-way to whitening, so that what matters most for the picture also stands out most from the noise of diffusion). The
-encoder learns the posterior of that code, the decoder learns to invert it; both converge in minutes, apart from each other.
-The U-Net may train on the exact code at the same time.
+Trained end to end, an autoencoder of this size needs hours on a CPU before it even tells colours apart. So the latent
+code is chosen instead of learned: principal components of 8x8 patches, each over the square root of its standard
+deviation (half-way to whitening, so that what matters most for the picture also stands out most from the noise of
+diffusion). The encoder learns the posterior of that code, the decoder to invert it; both converge in minutes. The U-Net may train on the exact code at the same time.
 
 Symbols: x picture (B, 3, 64, 64) in [-1, 1]; z latent code (B, 12, 8, 8), not yet multiplied by the scaling factor.
 """
@@ -24,7 +23,7 @@ from bench.tiny.loop import Draw, Plan, device, draw, fit
 from bench.tiny.render import render
 from bench.tiny.world import sample_split
 
-PLAN = Plan("vae", steps=3200, batch=8, lr=1.5e-3, warmup=200, ema=0.98)
+PLAN = Plan("vae", steps=6000, batch=8, lr=1.5e-3, warmup=200, ema=0.98)
 LATENT_CHANNELS = 12
 PATCH = 8
 ENCODER_EVERY = 3
@@ -59,7 +58,9 @@ def code() -> Code:
     values, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
     top = values.flip(0)[:LATENT_CHANNELS]
     vectors = vectors.flip(1)[:, :LATENT_CHANNELS]
-    vectors = vectors * torch.sign(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)))  # eigenvectors have no sign
+    vectors = vectors * torch.sign(
+        vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    )  # eigenvectors have no sign
     basis = vectors / top.pow(0.25)
     scale = float(top.sqrt().mean().sqrt())
     return Code(mean.float().to(device()), basis.float().to(device()), scale)

@@ -14,7 +14,7 @@ from bench.tiny.loop import Draw, Plan, device, fit
 from bench.tiny.reader import CELL_HEADS, WHOLE_HEADS, Reader, ReaderConfig
 from bench.tiny.world import sample_split
 
-PLAN = Plan("vqa", steps=3500, batch=32, lr=2e-3, warmup=150, weight_decay=1e-4, ema=0.98)
+PLAN = Plan("vqa", steps=2100, batch=32, lr=2e-3, warmup=150, weight_decay=1e-4, ema=0.98)
 DECODED = 8
 """Pictures of a batch that go through the autoencoder, with a little noise on the latents."""
 
@@ -33,7 +33,9 @@ def loss_of(reader: Reader, vae: AutoencoderKL | None, draw: Draw, batch: int) -
     there = truth["there"]
     loss = 10 * F.binary_cross_entropy_with_logits(seen["there"][:, 0], there)
     places = torch.stack([truth["dx"], truth["dy"]], dim=1)
-    loss = loss + 2 * (F.mse_loss(seen["place"].sigmoid(), places, reduction="none") * there[:, None]).sum() / there.sum()
+    loss = (
+        loss + 2 * (F.mse_loss(seen["place"].sigmoid(), places, reduction="none") * there[:, None]).sum() / there.sum()
+    )
     for name in CELL_HEADS:
         if name not in ("there", "place"):
             loss = loss + F.cross_entropy(seen[name], truth[name], ignore_index=-1)
@@ -51,6 +53,7 @@ def build() -> Reader:
 def train(work: Path, plan: Plan = PLAN) -> Reader:
     """Train, or finish training, the reader; needs the trained autoencoder for its augmentation."""
     vae = autoencoder.train(work).eval().requires_grad_(False)
-    reader = build().to(device(), memory_format=torch.channels_last)
+    reader = build()
+    reader.to(device(), memory_format=torch.channels_last)
     fit(plan, reader, lambda draw: loss_of(reader, vae, draw, plan.batch), work)
     return reader

@@ -1,7 +1,7 @@
 """Scenes of the tiny world and how they are drawn at random: what exists, where it is, and in which light and style.
 
-A scene holds one to four objects in one or two *groups*: objects of a group share shape, colour, size and texture, and no
-two groups share both colour and shape. Positions are whole pixels of the 64x64 canvas, y downwards.
+A scene holds one to four objects in one or two *groups*: objects of a group share shape, colour, size and texture, and
+no two groups share both colour and shape. Positions are whole pixels of the 64x64 canvas, y downwards.
 
 Part of the world is never trained on: see `held_out`.
 """
@@ -51,10 +51,7 @@ class Kind:
     texture: str = "plain"
 
     def __post_init__(self) -> None:
-        _check("shape", self.shape, SHAPES)
-        _check("colour", self.colour, COLOURS)
-        _check("size", self.size, SIZES)
-        _check("texture", self.texture, TEXTURES)
+        _check_kind(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,7 @@ class Scene:
         if not 1 <= len(self.objects) <= MAX_OBJECTS:
             raise ValueError(f"a scene holds 1 to {MAX_OBJECTS} objects, got {len(self.objects)}")
         for item in self.objects:
-            item.kind  # validates
+            _check_kind(item)
         _check("background", self.background, BACKGROUNDS)
         _check("light", self.light, LIGHTS)
         _check("style", self.style, STYLES)
@@ -236,6 +233,13 @@ def _at(kind: Kind, x: int, y: int) -> Obj:
 
 def _draw(rng: np.random.Generator, weights: Sequence[float]) -> int:
     return int(np.searchsorted(np.cumsum(weights), rng.random() * sum(weights), side="right"))
+
+
+def _check_kind(item: Kind | Obj) -> None:
+    _check("shape", item.shape, SHAPES)
+    _check("colour", item.colour, COLOURS)
+    _check("size", item.size, SIZES)
+    _check("texture", item.texture, TEXTURES)
 
 
 def _check(name: str, value: str, valid: Sequence[str]) -> None:
