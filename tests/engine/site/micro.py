@@ -1,0 +1,109 @@
+"""A third party's package: a suite, a metric and misbehaving tuners, all small enough for seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core.budget import Budget
+from bench.core.contract import Context, Measured, Metric, Phase, Report, Scene, Tuner, setting
+from bench.core.errors import Diverged
+from bench.core.identity import digest
+from bench.core.types import Prompt, SamplerSpec, Suite, SuiteSpec
+
+
+def suite(
+    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
+) -> Suite:
+    """Three prompts, two seeds, four steps: a whole run in seconds."""
+    prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(("a red circle", "a blue square", "two stars")))
+    train = tuple(Prompt(f"t{i}", f"a green thing {i}") for i in range(8))
+    kept = prompts[:limit]
+    spec = SuiteSpec(
+        name="micro", edition="sample", version=1, variant=variant, title="Micro", source="tests", licence="Apache-2.0",
+        n_prompts=len(kept), n_train_prompts=len(train), prompt_hash=digest(list(kept)),
+        train_prompt_hash=digest(list(train)), sampler=SamplerSpec("ddim", 4, 3.0),
+        train_sampler=SamplerSpec("ddpm", 4, 3.0), global_batch=2,
+        budget=Budget(denoiser_u=600, hard_wall_s=120), eval_seeds=(0, 1), fractions=(0.0, 0.5, 1.0),
+        metrics=("micro-mean",), reward="symmetry", model="tiny-sd", limit=limit,
+    )  # fmt: skip
+    return Suite(spec, kept, train)
+
+
+class Mean(Metric):
+    """Mean brightness: nothing anybody would tune for, and exact."""
+
+    name = "micro-mean"
+    higher_is_better = True
+    when = "curve"
+
+    def score(self, scene: Scene) -> list[Measured]:
+        values = [float(image.float().mean() / 255) for batch in scene.tuned.batches(4) for image in batch]
+        return [Measured("micro-mean", sum(values) / len(values), True, len(values), per_image=tuple(values))]
+
+
+@dataclass(frozen=True)
+class Config:
+    """When to misbehave."""
+
+    at: int = setting(1, unit="units", source="tests", help="the unit that misbehaves", low=0)
+
+
+class Misbehaving(Tuner):
+    """Counts units, then does something that a harness must survive."""
+
+    Config = Config
+    name = "micro-misbehaving"
+
+    def __init__(self, config: Config, ctx: Context) -> None:
+        super().__init__(config, ctx)
+        ctx.model.attach_adapter(rank=2, alpha=2, generator=ctx.rng("adapter-init"))
+        self.n = 0
+
+    def phases(self) -> list[Phase]:
+        return [Phase("misbehave", self.unit, lambda: self.n >= 5)]
+
+    def unit(self) -> Report:
+        if self.n == self.config.at:
+            self.misbehave()
+        self.n += 1
+        return Report({"reward": float(self.n)})
+
+    def misbehave(self) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n": self.n}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.n = int(state["n"])
+
+
+class Sleeper(Misbehaving):
+    """Never comes back from one of its units."""
+
+    name = "micro-sleeper"
+
+    def misbehave(self) -> None:
+        time.sleep(3600)
+
+
+class Failing(Misbehaving):
+    """Raises in the middle of tuning."""
+
+    name = "micro-failing"
+
+    def misbehave(self) -> None:
+        raise RuntimeError("out of ideas")
+
+
+class Diverging(Misbehaving):
+    """Produces non-finite numbers."""
+
+    name = "micro-diverging"
+
+    def misbehave(self) -> None:
+        raise Diverged("the gradient norm is nan")
