@@ -23,14 +23,12 @@ def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], NDArray[n
         key: everything the array depends on, as plain JSON data; stored in the file and compared on reading.
         compute: makes the array.
     """
-    text = canonical_json(key)
-    path = folder / f"{digest(key, 32)}.npz"
-    found = _read(path, text)
+    found = stored(folder, key)
     if found is not None:
         return found
     array = compute()
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: np.savez(file, array=array, key=np.array(text)))
+    write_atomically(_path(folder, key), lambda file: np.savez(file, array=array, key=np.array(canonical_json(key))))
     return array
 
 
@@ -48,9 +46,14 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def _read(path: Path, key: str) -> NDArray[np.float32] | None:
+def stored(folder: Path, key: Mapping[str, Any]) -> NDArray[np.float32] | None:
+    """The array that ``folder`` keeps for ``key``, None where it has none or a damaged one."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return np.asarray(stored["array"], np.float32) if str(stored["key"]) == key else None
+        with _path(folder, key).open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            return np.asarray(kept["array"], np.float32) if str(kept["key"]) == canonical_json(key) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def _path(folder: Path, key: Mapping[str, Any]) -> Path:
+    return folder / f"{digest(key, 32)}.npz"

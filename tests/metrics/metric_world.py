@@ -43,8 +43,8 @@ def make_suite(
     spec = SuiteSpec(
         name="toy", edition=edition, version=1, variant="", title="", source="", licence="", n_prompts=len(PROMPTS),
         n_train_prompts=0, prompt_hash="0" * 64, train_prompt_hash="", sampler=SamplerSpec(),
-        train_sampler=SamplerSpec(), global_batch=1, budget=Budget(denoiser_u=1.0), eval_seeds=seeds, fractions=(0.0, 1.0),
-        metrics=(), reward="symmetry", model="tiny-sd",
+        train_sampler=SamplerSpec(), global_batch=1, budget=Budget(denoiser_u=1.0), eval_seeds=seeds,
+        fractions=(0.0, 1.0), metrics=(), reward="symmetry", model="tiny-sd",
     )  # fmt: skip
     prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(PROMPTS))
     return Suite(spec, prompts, (), questions)

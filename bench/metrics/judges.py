@@ -1,0 +1,52 @@
+"""Rewards as judges of stored images: one value an image, image features computed once and shared by all metrics."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.core.contract import Images, Reward
+from bench.core.identity import digest
+from rewards.clip import ClipReward
+from rewards.expression import load_reward
+
+
+@functools.lru_cache(maxsize=16)
+def judge(name: str, device: str) -> Reward:
+    """The reward of that name, loaded once a process."""
+    return load_reward(name, device)
+
+
+def clip_features(images: Images, reward: ClipReward) -> NDArray[np.float32]:
+    """(N, D) image features of length 1 of a CLIP reward, cached under its weights and preprocessing."""
+    return images.features(reward.network, lambda batch: reward.image_features(batch.float() / 255))
+
+
+def per_image(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
+    """The reward's raw measure of each image, (N,) float32.
+
+    Args:
+        images: N images.
+        reward: the judge.
+        prompts: text of each image.
+    """
+    with torch.no_grad():
+        if isinstance(reward, ClipReward):
+            features = torch.from_numpy(clip_features(images, reward))
+            return reward.compare(features, prompts).cpu().numpy()
+        return _measured(images, reward, prompts)[:, 0]
+
+
+def _measured(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
+    """Values of any reward, kept like features of one dimension under the reward's identity and the prompts."""
+    rest: Iterator[str] = iter(prompts)
+
+    def extract(batch: torch.Tensor) -> torch.Tensor:
+        texts = [next(rest) for _ in range(len(batch))]
+        return reward.measure(batch.float() / 255, texts)[:, None]
+
+    return images.features(f"measure-{digest([reward.identity(), list(prompts)], 32)}", extract)

@@ -1,0 +1,71 @@
+"""What every judge says of the images, and how often it prefers them to the base model's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bench.core.contract import Measured, Metric, Reward, Scene
+from bench.core.paired import cluster_mean_ci, mean_difference, win_rate
+from bench.metrics.judges import judge, per_image
+from bench.metrics.layout import Layout, is_base, layout
+from rewards.expression import terms
+
+JUDGES = ("tiny-pick", "tiny-judge", "tiny-clip", "symmetry", "compressibility")
+"""Asked in every run beside the reward tuned for and its terms: over-optimisation shows in those not trained on."""
+
+
+class Rewards(Metric):
+    """Mean of each judge (``reward/…``) and its paired win rate against the base (``winrate/…``), along the budget."""
+
+    name = "rewards"
+    higher_is_better = True
+    when = "curve"
+
+    def score(self, scene: Scene) -> list[Measured]:
+        at = layout(scene)
+        trained = terms(scene.trained_reward)
+        measured = []
+        for name in dict.fromkeys((trained.canonical, *trained.names, *JUDGES)):
+            reward = judge(name, scene.device)
+            measured.append(_mean(name, reward, scene, at))
+            if not is_base(scene):
+                measured.append(_win_rate(name, reward, scene, at))
+        return measured
+
+
+def _mean(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
+    values = per_image(scene.tuned, reward, at.prompts)
+    mean = cluster_mean_ci(values, at.prompt_ids)
+    return Measured(
+        name=f"reward/{reward.name}",
+        value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high,
+        higher_is_better=not reward.minimise, n=at.n, unit=reward.unit,
+        per_image=tuple(map(float, values)),
+        passport=_passport(reward, scene),
+        family=reward.family, judge=name,
+    )  # fmt: skip
+
+
+def _win_rate(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
+    """Pairs are the same prompt and noise; float32 scores that are equal are ties and count half."""
+    sign = -1 if reward.minimise else 1
+    tuned, base = (sign * per_image(images, reward, at.prompts) for images in (scene.tuned, scene.base))
+    rate = win_rate(tuned, base, at.prompt_ids)
+    difference = mean_difference(tuned, base, at.prompt_ids)
+    return Measured(
+        name=f"winrate/{reward.name}",
+        value=rate.value, ci_low=rate.ci_low, ci_high=rate.ci_high,
+        higher_is_better=True, n=rate.n, unit="share of pairs",
+        per_image=tuple(1.0 if t > b else 0.5 if t == b else 0.0 for t, b in zip(tuned, base, strict=True)),
+        passport={**_passport(reward, scene), "against": "base"},
+        detail={
+            "wins": rate.wins, "ties": rate.ties, "losses": rate.losses, "n_prompts": rate.n_clusters,
+            "sign_test_p": rate.sign_test_p, "interval": rate.method,
+            "score_difference": dataclasses.asdict(difference),
+        },
+        family=reward.family, judge=name,
+    )  # fmt: skip
+
+
+def _passport(reward: Reward, scene: Scene) -> dict[str, object]:
+    return {"reward": dict(reward.identity()), "captions": scene.suite.spec.prompt_hash}
