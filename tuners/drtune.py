@@ -1,13 +1,13 @@
 """DRTune: Deep Reward Tuning (Wu et al., arXiv 2405.00760), section 3 and algorithm 1.
 
-Symbols: T sampler steps; t = T..1 the paper's reverse index, i = T - t ours; K trained steps, d = floor(T/K) their stride,
-t_train their set (S here); t_min where sampling stops early; m the range t_min is drawn from; sg stop gradient.
+Symbols: T sampler steps; t = T..1 the paper's reverse index, i = T - t ours; K trained steps, d = floor(T/K) their
+stride, t_train their set (S here); t_min where sampling stops early, drawn from 1..m; sg stop gradient.
 
     for t = T .. t_min:   eps_hat_t = eps_theta(sg(x_t)),  sg(eps_hat_t) where t is not in t_train           (eq. 4)
     L = -r(x0_hat(x_tmin, eps_hat_tmin), c)                                                         (algorithm 1)
 
-so dL/dtheta = sum over t in t_train of kappa_t J_t^T dL/dx_out with J_t = d eps_hat_t/d theta at a fixed input, which is
-cheap (|t_train| re-runs, one alive at a time) and does not explode, as no U-Net is differentiated by its input.
+so dL/dtheta = sum over t in t_train of kappa_t J_t^T dL/dx_out with J_t = d eps_hat_t/d theta at a fixed input: cheap
+(|t_train| re-runs, one alive at a time), and it does not explode, as no U-Net is differentiated by its input.
 """
 
 from __future__ import annotations

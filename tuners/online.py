@@ -31,7 +31,9 @@ class OnlineConfig:
     rank: int = setting(
         0, unit="", source=_PROTOCOL, low=0, help="LoRA rank; 0 takes the base model's (128 for SD1.5)"
     )  # fmt: skip
-    alpha: float = setting(0.0, unit="", source="not stated: alpha = rank", low=0.0, help="LoRA alpha; 0 takes the rank")
+    alpha: float = setting(
+        0.0, unit="", source="not stated: alpha = rank", low=0.0, help="LoRA alpha; 0 takes the rank"
+    )
     beta1: float = setting(0.9, unit="", source=_PROTOCOL, low=0.0, high=1.0, help="AdamW's first moment decay")
     beta2: float = setting(0.999, unit="", source=_PROTOCOL, low=0.0, high=1.0, help="AdamW's second moment decay")
     weight_decay: float = setting(0.01, unit="", source="AdamW's default", low=0.0, help="AdamW's decoupled decay")

@@ -1,7 +1,7 @@
 """ReFL: Reward Feedback Learning (Xu et al., arXiv 2304.05977), section 4 and algorithm 1.
 
-Symbols: T sampler steps; i the step that trains, in execution order; x0_hat the clean latent that step i predicts; phi the
-reward map; g the loss scale (the paper's lambda); L_pre the pre-training loss.
+Symbols: T sampler steps; i the step that trains, in execution order; x0_hat the clean latent that step i predicts; phi
+the reward map; g the loss scale (the paper's lambda); L_pre the pre-training loss.
 
     i ~ U{T - window .. T - 1};   x_T .. x_i without gradient
     L = g mean phi(r(decode(x0_hat(x_i, eps_theta(x_i))), c)) + pretrain_weight L_pre
@@ -47,10 +47,10 @@ class ReFLConfig(OnlineConfig):
         help="factor g on the reward loss; without L_pre it moves only the clipping threshold and Adam's epsilon",
     )  # fmt: skip
     pretrain_weight: float = setting(
-        0.0, unit="", source="ReFL eq. 7: 1", low=0.0, help="weight of L_pre, on images of the base model; 0 leaves it out"
+        0.0, unit="", source="ReFL eq. 7: 1", low=0.0, help="weight of L_pre on base-model images; 0 leaves it out"
     )  # fmt: skip
     pretrain_pool: int = setting(
-        64, unit="images", source="ours", low=1, help="base-model images that L_pre uses, drawn and charged before tuning"
+        64, unit="images", source="ours", low=1, help="base-model images for L_pre, drawn and charged before tuning"
     )  # fmt: skip
 
 

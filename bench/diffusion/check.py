@@ -1,7 +1,7 @@
 """The contract suite of tuners, on a random pipeline in seconds: ``bench check tuner NAME`` and ``./my_tuner.py``.
 
-What cannot be seen from outside is said so: files written by native code outside the current folder escape the watch, and
-a tuner that carries evaluation prompts inside its own source is for reviewers to find.
+What cannot be seen from outside: files that native code writes outside the current folder, and evaluation prompts that
+a tuner carries inside its own source; those are for reviewers to find.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion import adapters
 from bench.diffusion.context import TuningContext
 from bench.diffusion.generate import generate
-from bench.diffusion.meters import Meters
+from bench.diffusion.meters import FlopTable, Meters
 from bench.diffusion.models import BaseModel
 from bench.diffusion.random_tiny import random_pipeline
 from bench.engine.loop import LoopState, drive
@@ -98,7 +98,10 @@ def new_tuner(name: str, folder: Path) -> Path:
     text = importlib.resources.files("tuners").joinpath("template.py.txt").read_text("utf-8")
     words = "".join(part.capitalize() for part in name.split("_"))
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.replace("__NAME__", name.replace("_", "-")).replace("__CLASS__", words).replace("__FILE__", str(path)), "utf-8")
+    path.write_text(
+        text.replace("__NAME__", name.replace("_", "-")).replace("__CLASS__", words).replace("__FILE__", str(path)),
+        "utf-8",
+    )
     return path
 
 
@@ -138,13 +141,15 @@ class _Session:
 
 
 @contextlib.contextmanager
-def _session(cls: type[Tuner], config: Any, work_dir: Path, budget: Budget = _NO_LIMIT) -> Iterator[_Session]:
+def _session(
+    cls: type[Tuner], config: Any, work_dir: Path, run: _Run, budget: Budget = _NO_LIMIT
+) -> Iterator[_Session]:
     model = random_pipeline(0)
     ledger = Ledger(budget)
     black_box = "differentiable-reward" not in cls.needs
-    with Meters(model, ledger.charge) as meters:
+    with Meters(model, ledger.charge, flops=run.flops) as meters:
         ctx = TuningContext(
-            model=model, sampler=SamplerSpec("ddim", n_steps=5, guidance=3.0), global_batch=2, micro_batch=1,
+            model=model, sampler=SamplerSpec("ddim", n_steps=4, guidance=3.0), global_batch=2, micro_batch=1,
             train_prompts=[Prompt(f"train-{k}", f"a {k} of training") for k in range(5)],
             rewards=lambda _: _BlackBoxReward() if black_box else _CheckReward(), default_reward="check-redness",
             meters=meters, ledger=ledger, seed=0, work_dir=work_dir,
@@ -183,6 +188,8 @@ class _Run:
     random: list[str] = field(default_factory=list)
     suites: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
+    flops: FlopTable = field(default_factory=dict)
+    """All sessions run the same shapes, so they are measured once."""
 
 
 # -- the checks
@@ -219,7 +226,7 @@ def _check_units(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> str
     """The uninterrupted run, watched."""
     work_dir = scratch / "work"
     work_dir.mkdir()
-    with _watched(scratch, work_dir, run), _session(cls, config, work_dir) as session:
+    with _watched(scratch, work_dir, run), _session(cls, config, work_dir, run) as session:
         run.session = session
         if not session.phases or not all(isinstance(p, Phase) for p in session.phases):
             raise _BrokenError("phases() gives no list of Phase")
@@ -229,7 +236,9 @@ def _check_units(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> str
         def on_unit(state: LoopState, phase: Phase, report: Report) -> None:
             steps = run.costs[-1][1]["steps"]
             if report.n_steps != steps:
-                raise _BrokenError(f"phase {phase.name!r} reports {report.n_steps} optimiser steps, {steps:g} were taken")
+                raise _BrokenError(
+                    f"phase {phase.name!r} reports {report.n_steps} optimiser steps, {steps:g} were taken"
+                )
             with session.meters.pause():
                 run.saved[state.total] = (_dump(session.tuner.state_dict()), state.to_json())
 
@@ -246,7 +255,9 @@ def _priced(phases: Sequence[Phase], ledger: Ledger, run: _Run) -> None:
     """Notes for each unit what next_cost says before it and what the ledger saw after it."""
     for phase in phases:
 
-        def unit(unit: Callable[[], Report] = phase.unit, cost: Callable[[], Charge | None] = phase.next_cost) -> Report:
+        def unit(
+            unit: Callable[[], Report] = phase.unit, cost: Callable[[], Charge | None] = phase.next_cost
+        ) -> Report:
             said, before = cost(), dict(ledger.spent)
             report = unit()
             run.costs.append((said, {kind: ledger.spent[kind] - before[kind] for kind in before}))
@@ -275,7 +286,7 @@ def _check_budget(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> st
     limit = sum(spent[:-1]) + 0.5 * spent[-1]
     work_dir = scratch / "budget"
     work_dir.mkdir()
-    with _session(cls, config, work_dir, Budget(denoiser_u=limit)) as session:
+    with _session(cls, config, work_dir, run, Budget(denoiser_u=limit)) as session:
         why = _drive(session, lambda state, phase, report: None)
         over = session.ledger.spent["denoiser_u"] - limit
     declared = all(said is not None and said.get("denoiser_u") for said, _ in run.costs)
@@ -292,7 +303,7 @@ def _check_resume(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> st
         saved, loop = run.saved[k]
         work_dir = scratch / f"resume-{k}"
         work_dir.mkdir()
-        with _session(cls, config, work_dir) as session:
+        with _session(cls, config, work_dir, run) as session:
             with session.meters.pause():
                 session.tuner.load_state_dict(_load(saved))
             session.state = LoopState.from_json(loop)
@@ -334,7 +345,6 @@ def _no_findings(findings: Sequence[str], fine: str) -> str:
 @contextlib.contextmanager
 def _watched(scratch: Path, work_dir: Path, run: _Run) -> Iterator[None]:
     """Notes global random draws, suites that are opened, and writes outside ``work_dir``."""
-    import torch._dynamo  # the first optimiser step imports it, and that makes a cache folder
 
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "suites"}
     home = scratch / "cwd"
@@ -375,7 +385,9 @@ def _written(event: str, args: tuple[Any, ...]) -> Iterator[Path]:
     names: Sequence[Any] = ()
     if event == "open":
         name, mode, flags = args
-        writes = set(mode) & set("wax+") if isinstance(mode, str) else (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        writes = (
+            set(mode) & set("wax+") if isinstance(mode, str) else (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        )
         names = [name] if writes else []
     elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate"):
         names = args[:1]
@@ -427,5 +439,7 @@ def _difference(a: Any, b: Any, where: str = "") -> str | None:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         if len(a) != len(b):
             return where or "the state's length"
-        return next((d for k, (x, y) in enumerate(zip(a, b, strict=True)) if (d := _difference(x, y, f"{where}[{k}]"))), None)
+        return next(
+            (d for k, (x, y) in enumerate(zip(a, b, strict=True)) if (d := _difference(x, y, f"{where}[{k}]"))), None
+        )
     return None if a == b else where or "the state"

@@ -53,7 +53,9 @@ class TuningContext:
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  (a context lives as long as its run)
     def _order(self, epoch: int) -> list[int]:
-        order: list[int] = torch.randperm(len(self._train_prompts), generator=self.rng("prompt-order", epoch=epoch)).tolist()
+        order: list[int] = torch.randperm(
+            len(self._train_prompts), generator=self.rng("prompt-order", epoch=epoch)
+        ).tolist()
         return order
 
     def reward(self, name: str | None = None) -> Reward:

@@ -23,6 +23,9 @@ from bench.diffusion.models import BaseModel
 ChargeFn = Callable[[str, float], None]
 """``Ledger.charge``: kind and amount."""
 
+FlopTable = dict[Any, tuple[float, float]]
+"""Module and shape of one row → FLOPs (forward, backward)."""
+
 
 class Meters:
     """Counts a model's U-Net, decoder, rewards, optimiser steps and time into a ledger.
@@ -30,16 +33,19 @@ class Meters:
     Args:
         charge: where amounts go.
         world: devices that the clock stands for.
+        flops: figures measured by earlier meters on an equal model, shared and added to.
     """
 
-    def __init__(self, model: BaseModel, charge: ChargeFn, *, world: int = 1) -> None:
+    def __init__(
+        self, model: BaseModel, charge: ChargeFn, *, world: int = 1, flops: FlopTable | None = None
+    ) -> None:  # fmt: skip
         self._model = model
         self._charge = charge
         self._world = world
         self._paused = 0
         self._running_since: float | None = None
         self._active_s = 0.0
-        self._flops: dict[Any, tuple[float, float]] = {}
+        self._flops: FlopTable = {} if flops is None else flops
         self._handles: list[Any] = []
 
     def __enter__(self) -> Meters:

@@ -99,7 +99,7 @@ class BaseModel:
         return cached
 
     def denoiser(self, x_in: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        """The U-Net: scaled latents (N, C, h, w), timestep (), conditions (N, L, D) → its raw prediction (N, C, h, w)."""
+        """The U-Net: scaled latents (N, C, h, w), timestep (), conditions (N, L, D) → raw prediction (N, C, h, w)."""
         kind = self._unet_dtype
         out: torch.Tensor = self.unet(x_in.to(kind), t.to(self.device), encoder_hidden_states=cond.to(kind)).sample
         return out.to(self.dtype)

@@ -34,22 +34,32 @@ def _build(seed: int, prediction_type: str, scheduler: dict[str, Any]) -> Any:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    symbols = [*"abcdefghijklmnopqrstuvwxyz0123456789,.", *(f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz0123456789,.")]
+    symbols = [
+        *"abcdefghijklmnopqrstuvwxyz0123456789,.",
+        *(f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz0123456789,."),
+    ]
     vocab = {s: i for i, s in enumerate([*symbols, "<|startoftext|>", "<|endoftext|>"])}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(vocab), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-                max_position_embeddings=16, bos_token_id=vocab["<|startoftext|>"],
-                eos_token_id=vocab["<|endoftext|>"], pad_token_id=vocab["<|endoftext|>"],
-            )  # fmt: skip
+                vocab_size=len(vocab),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=16,
+                bos_token_id=vocab["<|startoftext|>"],
+                eos_token_id=vocab["<|endoftext|>"],
+                pad_token_id=vocab["<|endoftext|>"],
+            )
         )
         unet = UNet2DConditionModel(
             sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            mid_block_type="UNetMidBlock2DCrossAttn", cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), mid_block_type="UNetMidBlock2DCrossAttn",
+            cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4,
         )  # fmt: skip
         vae = AutoencoderKL(
             block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,

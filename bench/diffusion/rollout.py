@@ -1,7 +1,7 @@
-"""The rollout engine: one exact gradient for ReFL, DRaFT-K, DRaFT-LV, AlignProp and DRTune (research/tuners.md section 2).
+"""The rollout engine: one exact gradient for ReFL, DRaFT-K, DRaFT-LV, AlignProp and DRTune.
 
-Two switches tell the methods apart: which steps train (``Path.train``, the papers' S) and whether gradient passes through
-the U-Net's input (``Path.through_input``). An update is three passes:
+Two switches tell the methods apart: which steps train (``Path.train``, the papers' S) and whether gradient passes
+through the U-Net's input (``Path.through_input``). An update is three passes:
 
     A  roll out   x_{i+1} = step_i(eps_hat_i, x_i), the U-Net without a graph; each step's inputs are leaves
     B  score      L(decode(x_out)); l = dL/dx_out; the decoder's and the reward's graph is freed
@@ -9,11 +9,12 @@ the U-Net's input (``Path.through_input``). An update is three passes:
                   i in S:  run the U-Net again with a graph, backward with g_eps  -> adapter gradients (and du/dx_i)
                   l <- g_x (+ du/dx_i if through_input)
 
-so one U-Net graph is alive at a time and memory grows neither with |S| nor with T, and yet the result is the full graph's.
-The scheduler's coefficients are left to autograd instead of being written out: kappa_i = dx_out/deps_hat_i of section 1.3
-is the tests' oracle. A multistep sampler's memory m_i (DPM++ 2M: the last x0_hat) is swept along with x.
+so one U-Net graph is alive at a time, memory does not grow with |S|, and yet the gradient is the full graph's. The
+scheduler's coefficients are left to autograd instead of being written out; their closed forms kappa_i =
+dx_out/deps_hat_i are the tests' oracle. A multistep sampler's memory m_i (DPM++ 2M: the last x0_hat) is swept along
+with x.
 
-Symbols as in ``bench.diffusion.samplers``; T steps, stop index s: the rollout ends at step s with x0_hat instead of x_T.
+Symbols as in ``bench.diffusion.samplers``; T steps, stop index s: the rollout ends at step s with x0_hat.
 """
 
 from __future__ import annotations

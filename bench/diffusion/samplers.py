@@ -1,7 +1,7 @@
-"""Samplers: diffusers' schedulers behind one step, and the algebra of research/tuners.md section 1.
+"""Samplers: diffusers' schedulers behind one step, and the algebra that reward gradients need.
 
 Symbols: steps i = 0..T-1 in execution order, timesteps tau_i falling. At the source of step i: alpha = sqrt(abar),
-sigma = sqrt(1 - abar), lambda = sigma / alpha. ``x`` is the sampler's latent; ``x_in = x / c_i`` is what the U-Net sees,
+sigma = sqrt(1 - abar), lambda = sigma / alpha. ``x`` is the sampler's latent; ``x_in = x / c_i`` is the U-Net's input,
 variance-preserving for every sampler (c_i = 1, or sqrt(lambda^2 + 1) for Euler). ``eps_hat`` is the guided noise
 prediction; x0_hat = (x_in - sigma eps_hat) / alpha.
 
@@ -11,6 +11,7 @@ carry gradient (DRTune) means the same for an eps- and a v-model (section 1.4).
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -227,7 +228,7 @@ def _check_ddim_grid(spec: SamplerSpec, timesteps: torch.Tensor, n_train: int) -
     """DDIM steps to tau - floor(N / T), whatever the next listed timestep is; refuse grids where the two differ."""
     tau = [int(t) for t in timesteps]
     stride = n_train // spec.n_steps
-    if any(a - stride != b for a, b in zip(tau, tau[1:], strict=False)):
+    if any(a - stride != b for a, b in itertools.pairwise(tau)):
         near = [n for n in range(2, 201) if n_train % n == 0]
         raise UserError(
             f"ddim with {spec.n_steps} steps visits timesteps that its own update does not step to",

@@ -32,7 +32,7 @@ class ModelSource:
     """Commit of the hub repository; "" for folders, whose revision is the digest of their files."""
     licence: str = ""
     tuning_defaults: Mapping[str, Any] = field(default_factory=lambda: COMMON_TUNING)
-    """``lr`` and ``rank`` that a tuner takes where its own setting is 0, so that all tuners start equally on a model."""
+    """``lr`` and ``rank`` that a tuner takes where its own setting is 0: all tuners start equally on a model."""
 
     @property
     def is_folder(self) -> bool:

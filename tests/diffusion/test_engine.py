@@ -6,7 +6,6 @@ import torch
 from bench.core.budget import Budget, Ledger
 from bench.core.errors import Diverged
 from bench.core.types import SamplerSpec
-
 from bench.diffusion.meters import Meters
 from bench.diffusion.reference import SavedBytes, full_graph_gradients
 from bench.diffusion.rollout import Path, accumulate_gradients, rollout_cost
@@ -30,7 +29,9 @@ def real():
 def compare(model, parameters, sampler_spec, path, texts=("a cat",)):
     sampler = build_sampler(model, sampler_spec)
     args = (model, sampler, path, list(texts), Noise(range(len(texts))), curved_loss)
-    return relative(gradient(parameters, accumulate_gradients, *args), gradient(parameters, full_graph_gradients, *args))
+    return relative(
+        gradient(parameters, accumulate_gradients, *args), gradient(parameters, full_graph_gradients, *args)
+    )
 
 
 # -- 1, 4: equality with the full graph
@@ -50,7 +51,9 @@ def test_pass_through_update_equals_the_full_graph_on_a_unet(real, name):
     assert compare(real, real.adapter_parameters, spec(name, 5, 3.0), path) <= ATOL
 
 
-@pytest.mark.parametrize("train", [{7, 8, 9}, set(range(10)), {1, 2, 5, 9}, {0}], ids=["draft-3", "draft-T", "gaps", "first"])
+@pytest.mark.parametrize(
+    "train", [{7, 8, 9}, set(range(10)), {1, 2, 5, 9}, {0}], ids=["draft-3", "draft-T", "gaps", "first"]
+)
 @pytest.mark.parametrize("stop", [None, 9])
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 @pytest.mark.parametrize(("name", "eta"), SAMPLERS)
@@ -79,7 +82,9 @@ def test_micro_batches_add_up_to_the_batch(real):
         for text, seed in zip(texts, seeds, strict=True):
             accumulate_gradients(real, sampler, path, [text], Noise([seed]), lambda x: curved_loss(x) / 2)
 
-    whole = gradient(real.adapter_parameters, accumulate_gradients, real, sampler, path, texts, Noise(seeds), curved_loss)
+    whole = gradient(
+        real.adapter_parameters, accumulate_gradients, real, sampler, path, texts, Noise(seeds), curved_loss
+    )
     assert relative(gradient(real.adapter_parameters, halves), whole) <= ATOL
 
 
@@ -119,7 +124,10 @@ def closed_form(sampler, name, eta, stop, scheduler):
     elif name == "euler-a":
         k = (lam_to**2 - lam_to**2 * (lam**2 - lam_to**2) / lam**2).sqrt() - lam
     else:
-        return [dpmpp_kappa(lam, lam_to, q, T - 1 if stop is None else stop, stop is not None) for q in range(T if stop is None else stop + 1)]
+        return [
+            dpmpp_kappa(lam, lam_to, q, T - 1 if stop is None else stop, stop is not None)
+            for q in range(T if stop is None else stop + 1)
+        ]
     if stop is None:
         return k.tolist()
     return [*k[:stop].tolist(), -lam[stop].item()]
@@ -156,11 +164,15 @@ def test_kappa_of_fifty_steps_is_what_the_research_notes_say():
 
 
 def test_kappas_of_a_deterministic_sampler_sum_to_the_first_noise_level():
-    assert sum(kappa("ddim", 0.0, 50)[0]) == pytest.approx(-13.1204 * 0.99957, rel=1e-4)
+    # the sum telescopes to alpha_fin (lambda_fin - lambda_0); DDIM that does not end at alpha = 1 keeps lambda_fin
+    alpha_fin = (1 - 0.00085) ** 0.5
+    lambda_fin = 0.00085**0.5 / alpha_fin
+    assert sum(kappa("ddim", 0.0, 50)[0]) == pytest.approx(alpha_fin * (lambda_fin - 13.1204), rel=1e-5)
     assert sum(kappa("ddim", 0.0, 50, set_alpha_to_one=True)[0]) == pytest.approx(-13.1204, rel=1e-5)
     assert sum(kappa("euler", 0.0, 50)[0]) == pytest.approx(-13.1204, rel=1e-5)
     toy, *_ = constant_toy()
-    lam_0 = (lambda s: s.sigma[0] / s.alpha[0])(build_sampler(toy, spec("dpmpp-2m", 50))).item()
+    sampler = build_sampler(toy, spec("dpmpp-2m", 50))
+    lam_0 = (sampler.sigma[0] / sampler.alpha[0]).item()
     assert sum(kappa("dpmpp-2m", 0.0, 50)[0]) == pytest.approx(-lam_0, rel=1e-5)
 
 
@@ -173,7 +185,9 @@ def test_a_constant_net_gathers_all_kappas():
         toy, theta, _ = constant_toy()
         c, loss = linear_loss()
         sampler = build_sampler(toy, spec(name, 50))
-        g = gradient([theta], accumulate_gradients, toy, sampler, Path(frozenset(range(50)), stop), ["a"], Noise([0]), loss)
+        g = gradient(
+            [theta], accumulate_gradients, toy, sampler, Path(frozenset(range(50)), stop), ["a"], Noise([0]), loss
+        )
         assert torch.allclose(g, total * c.flatten(), rtol=1e-5)
 
 
@@ -232,7 +246,11 @@ def test_memory_does_not_grow_with_the_trained_steps_and_each_is_run_again_once(
 
 
 def test_the_cost_that_is_forecast_is_what_the_meters_count(real):
-    for path in (Path(frozenset({0, 2}), 2), Path(frozenset({1, 3}), 1), Path(frozenset({3}), None, through_input=True)):
+    for path in (
+        Path(frozenset({0, 2}), 2),
+        Path(frozenset({1, 3}), 1),
+        Path(frozenset({3}), None, through_input=True),
+    ):
         sampler = build_sampler(real, spec(n_steps=4, guidance=2.0))
         ledger = Ledger(Budget(denoiser_u=1e12))
         with Meters(real, ledger.charge):
@@ -281,7 +299,10 @@ def test_finite_differences_of_the_frozen_input_surrogate_and_of_the_true_object
         eps = [predict_eps(toy, sampler, i, inputs[i], cond, None) for i in range(T)]
 
     def along(path):
-        return (gradient([weight], accumulate_gradients, toy, sampler, path, texts, noise, curved_loss) @ direction.flatten()).item()
+        return (
+            gradient([weight], accumulate_gradients, toy, sampler, path, texts, noise, curved_loss)
+            @ direction.flatten()
+        ).item()
 
     surrogate = derivative(lambda: objective(inputs, eps), weight, direction)
     true = derivative(objective, weight, direction)
@@ -320,7 +341,9 @@ def last_step_gradients(name, loss=curved_loss):
     sampler = build_sampler(toy, spec(name, 50))
     args = (["a"], Noise([0]), loss)
     refl = gradient([weight], accumulate_gradients, toy, sampler, Path(frozenset({49}), 49), *args)
-    draft = gradient([weight], accumulate_gradients, toy, sampler, Path(frozenset({49}), None, through_input=True), *args)
+    draft = gradient(
+        [weight], accumulate_gradients, toy, sampler, Path(frozenset({49}), None, through_input=True), *args
+    )
     return refl, draft
 
 
