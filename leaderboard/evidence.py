@@ -16,8 +16,8 @@ from leaderboard.stats import clustered_mean
 
 N_FIRST = 8
 N_EXTREME = 4
-MAX_TAG_VALUES = 40
-"""A tag with more values than this, such as a pair number, names no category."""
+MIN_PROMPTS_A_VALUE = 3
+"""A tag with fewer prompts a value on average, such as a pair number, names no category."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 T = TypeVar("T")
@@ -109,7 +109,9 @@ class Evidence:
 
     def judge(self) -> MetricEntry | None:
         """The held-out metric that chooses extremes: one with a reward behind it before others, then by name."""
-        found = [m for name, m in self.run.entries(self.run.final).items() if m.role == "held-out" and self.changes(name)]
+        found = [
+            m for name, m in self.run.entries(self.run.final).items() if m.role == "held-out" and self.changes(name)
+        ]
         return min(found, key=lambda m: (not m.judge, m.name), default=None)
 
     def gallery(self) -> Gallery:
@@ -152,7 +154,8 @@ class Evidence:
             for prompt in self.prompts.values():
                 if tag in prompt.tags:
                     members.setdefault(prompt.tags[tag], set()).add(prompt.id)
-            if not 2 <= len(members) <= MAX_TAG_VALUES:
+            n_prompts = sum(len(ids) for ids in members.values())
+            if len(members) < 2 or n_prompts < MIN_PROMPTS_A_VALUE * len(members):
                 continue
             rows = []
             for category in sorted(members):
@@ -178,7 +181,7 @@ class Evidence:
                                 lambda i: (_key(i), (f"{folder}/{i['path']}", str(i["sha256"])))))  # fmt: skip
 
     def _lines(self, name: str, take: Callable[[dict[str, Any]], T]) -> list[T]:
-        """What ``take`` makes of every line; nothing at all, and a problem told, when one of them is not as it should be."""
+        """What ``take`` makes of every line; nothing, and a problem told, when one of them is not as it should be."""
         try:
             return [take(line) for line in atomic.read_jsonl(self.run.inside(name))]
         except (UserError, OSError) as err:

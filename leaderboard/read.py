@@ -100,11 +100,12 @@ def read_runs(runs_dir: Path) -> tuple[list[Run], list[Unreadable]]:
         where = path.relative_to(runs_dir).as_posix()
         try:
             run = Run.of(runs_dir, path.parent, RunFolder(path.parent).read_record())
-            text = canonical_json(run.record.model_dump(mode="json"))
+            text = canonical_json(run.record.model_dump())
         except (UserError, OSError, ValueError, TypeError, AttributeError) as err:
             # Hand-made JSON can be of any shape: whatever it trips over is that file's fault, not the site's.
-            reason = " ".join(str(err).replace(f"{path}", "it").split()) or type(err).__name__
-            unreadable.append(Unreadable(where, reason))
+            reason = err.problem if isinstance(err, UserError) else f"{type(err).__name__}: {err}"
+            reason = reason.replace(f"{path}", "it").replace(f"{runs_dir}/", "")
+            unreadable.append(Unreadable(where, " ".join(reason.split())))
             continue
         known = runs.setdefault(run.run_id, run)
         if texts.setdefault(run.run_id, text) != text:

@@ -15,8 +15,9 @@ from pathlib import Path
 from bench.core.errors import UserError
 from bench.store import atomic
 from bench.store.lock import exclusive
-from leaderboard import pages
+from leaderboard.pages import index_page
 from leaderboard.read import read_runs
+from leaderboard.run_page import run_page
 from leaderboard.table import boards, long_table, unranked
 
 _MARKER = "made-by-tunebench.txt"
@@ -56,7 +57,7 @@ def _write(runs_dir: Path, site: Path) -> None:
     for folder in ("runs", "images", "data"):
         (site / folder).mkdir()
     for run in runs:
-        page, pictures = pages.run_page(run)
+        page, pictures = run_page(run)
         _put(site / "runs" / f"{run.run_id}.html", page)
         for name, picture in pictures.items():
             (site / "images" / name).write_bytes(picture.data)
@@ -69,7 +70,7 @@ def _write(runs_dir: Path, site: Path) -> None:
     }
     text = json.dumps(records, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     _put(site / "data" / "records.json", text + "\n")
-    _put(site / "index.html", pages.index_page(boards(runs), unranked(runs), unreadable, len(runs)))
+    _put(site / "index.html", index_page(boards(runs), unranked(runs), unreadable, len(runs)))
 
 
 def _put(path: Path, text: str) -> None:

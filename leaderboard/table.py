@@ -5,6 +5,7 @@ Direction and role come from the records, never from a metric's name.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -121,6 +122,12 @@ class Board:
     rank_columns: tuple[str, ...]
     """Columns of the judges that are held out for every row."""
 
+    @property
+    def n(self) -> int | None:
+        """Images behind every figure, for one seed, where all columns agree."""
+        counts = {c.n for c in self.columns}
+        return counts.pop() if len(counts) == 1 else None
+
 
 def boards(runs: Sequence[Run]) -> list[Board]:
     """The boards of the ranked runs, in order of suite, model and budget."""
@@ -169,13 +176,14 @@ def metric_columns(table: pd.DataFrame) -> list[Column]:
     judges = {str(m): str(j) for m, j in zip(final["metric"], final["judge"], strict=True)}
     # A judge's mean score says less than its win rate and has no common scale: it is on the run page only.
     shown = [c for c in found if kind_of(c.metric) in _KIND_ORDER or judges[c.metric] not in judged]
-    return sorted(shown, key=lambda c: (
-        _KIND_ORDER.get(kind_of(c.metric), len(_KIND_ORDER)), _ROLE_ORDER.get(c.role, 1), c.metric, c.differs))  # fmt: skip
+
+    def order(c: Column) -> tuple[int, int, str, tuple[str, ...]]:
+        return _KIND_ORDER.get(kind_of(c.metric), len(_KIND_ORDER)), _ROLE_ORDER.get(c.role, 1), c.metric, c.differs
+
+    return sorted(shown, key=order)
 
 
 def _facts(row: pd.Series[Any]) -> dict[str, Any]:
-    import json
-
     direction = "higher is better" if row["higher_is_better"] else "lower is better"
     return {"unit": row["unit"], "direction": direction, "passport": json.loads(row["passport"])}
 
@@ -241,7 +249,7 @@ def _row(runs: tuple[Run, ...], table: pd.DataFrame, columns: Sequence[Column]) 
 
 
 def _slice(table: pd.DataFrame, column: Column) -> pd.DataFrame:
-    """The rows of the long table that belong to ``column``, values only, in an order that the input's does not change."""
+    """The rows of the long table that belong to ``column``, values only, by run id."""
     same = (
         (table["metric"] == column.metric)
         & (table["unit"] == column.unit)
@@ -285,7 +293,7 @@ def _ranked(rows: Sequence[Row], columns: Sequence[Column], rank_columns: tuple[
         placed.append(Row(
             runs=row.runs, cells=row.cells, rank=rank, place=i + 1, errors=row.errors,
             separable=apart(first.low, first.high, rank.low, rank.high) if compared and first and rank else None,
-            beats_base=apart(rank.low, rank.high, 0.5, 0.5) and rank.value > 0.5 if rank and rank.low is not None else None,
+            beats_base=rank.low > 0.5 if rank is not None and rank.low is not None else None,
         ))  # fmt: skip
     return tuple(placed)
 

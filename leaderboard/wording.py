@@ -16,7 +16,7 @@ METRIC_KINDS: dict[str, tuple[str, str]] = {
         "50 % is the base model.",
     ),
     "clipscore": ("CLIP score", "Agreement of image and prompt in an image-text embedding."),
-    "tifa": ("TIFA", "Share of questions about the prompt that a question-answering model answers rightly from the image."),
+    "tifa": ("TIFA", "Share of questions about the prompt that a model answers rightly from the image."),
     "fid": ("FID", "Fréchet distance between Inception features of generated and reference images. Depends on n."),
     "kid": ("KID", "Kernel distance between the same features; unbiased in n."),
     "diversity": ("Diversity", "How different the images are from each other."),
@@ -58,6 +58,12 @@ def metric_label(metric: str) -> str:
     return METRIC_KINDS[kind_of(metric)][0] if kind_of(metric) in METRIC_KINDS else metric
 
 
+def full_label(metric: str) -> str:
+    """``CLIP score tiny-clip``; metrics of unknown kinds as they call themselves."""
+    known = kind_of(metric) in METRIC_KINDS
+    return f"{metric_label(metric)} {subject_of(metric)}".strip() if known else metric
+
+
 def is_share(metric: str) -> bool:
     """Whether values are shown in per cent."""
     return kind_of(metric) == "winrate"
@@ -85,10 +91,11 @@ def figure(metric: str, value: float | None, decimals: int, *, signed: bool = Fa
 
 
 def span(metric: str, low: float | None, high: float | None, decimals: int, *, signed: bool = False) -> str:
-    """An interval, or nothing."""
+    """An interval, or nothing; a dash between the ends where no sign could be taken for it."""
     if low is None or high is None:
         return ""
-    return f"{figure(metric, low, decimals, signed=signed)} to {figure(metric, high, decimals, signed=signed)}"
+    between = " to " if signed or low < 0 else "–"
+    return f"{figure(metric, low, decimals, signed=signed)}{between}{figure(metric, high, decimals, signed=signed)}"
 
 
 def unit_of(kind: str) -> str:

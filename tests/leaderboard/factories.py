@@ -15,8 +15,8 @@ from bench.core.identity import digest
 from bench.store import atomic
 
 PROMPTS = [
-    ("a red circle and a blue square", "colour"), ("two green triangles", "count"), ("a star left of a circle", "place"),
-    ("a striped square on a black background", "texture"),
+    ("a red circle and a blue square", "colour"), ("two green triangles", "count"),
+    ("a star left of a circle", "place"), ("a striped square on a black background", "texture"),
 ]  # fmt: skip
 
 
@@ -39,8 +39,12 @@ class Fake:
     limit_u: float = 12000.0
     spent_u: float = 11880.0
     fractions: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 1.0)
-    fid_passport: dict[str, Any] = field(default_factory=lambda: {"protocol": "pytorch-fid", "resize": "bilinear", "n": 64})
-    prompts: list[tuple[str, str]] = field(default_factory=lambda: [(f"{t}, no. {i}", c) for i in range(6) for t, c in PROMPTS])
+    fid_passport: dict[str, Any] = field(
+        default_factory=lambda: {"protocol": "pytorch-fid", "resize": "bilinear", "n": 64}
+    )
+    prompts: list[tuple[str, str]] = field(
+        default_factory=lambda: [(f"{t}, no. {i}", c) for i in range(4) for t, c in PROMPTS]
+    )
     n_seeds: int = 2
     error: dict[str, str] | None = None
     judge_roles: dict[str, str] = field(
@@ -55,7 +59,10 @@ class Fake:
     def write(self, runs: Path) -> Path:
         folder = runs / self.suite / self.tuner / self.run_id
         rng = random.Random(f"{self.run_id}")
-        rows = [{"id": f"{i:03d}", "text": t, "tags": {"category": c, "pair": str(i)}} for i, (t, c) in enumerate(self.prompts)]
+        rows = [
+            {"id": f"{i:03d}", "text": t, "tags": {"category": c, "pair": str(i)}}
+            for i, (t, c) in enumerate(self.prompts)
+        ]
         atomic.write_jsonl(folder / "prompts.jsonl", rows)
         snapshots, metrics = [], []
         for fraction in self.fractions:
@@ -97,7 +104,8 @@ class Fake:
             ],
             "snapshots": snapshots, "metrics": metrics,
             "curve": {"columns": ["denoiser_u", "steps", "reward", "grad_norm"], "rows": curve},
-            "artifacts": [{"path": "snapshots/f100/adapter/adapter.safetensors", "sha256": "ab" * 32}], "error": self.error,
+            "artifacts": [{"path": "snapshots/f100/adapter/adapter.safetensors", "sha256": "ab" * 32}],
+            "error": self.error,
         }  # fmt: skip
         atomic.write_json(folder / "record.json", record)
         return folder
@@ -139,7 +147,8 @@ class Fake:
             made += [
                 entry("fid", name, 84.0 - 3 * fraction, n, better="lower", passport=self.fid_passport),
                 entry("kid", name, 0.0123 - 0.001 * fraction, n, better="lower", half=0.0012),
-                entry("clipscore/tiny-clip", name, 0.31 + 0.004 * fraction, n, half=0.003, change=0.004 if fraction else None),
+                entry("clipscore/tiny-clip", name, 0.31 + 0.004 * fraction, n, half=0.003,
+                      change=0.004 if fraction else None),
                 entry("tifa", name, 0.71 + 0.02 * fraction, n, half=0.02, change=0.02 if fraction else None,
                       detail={"by_kind": kinds}),
                 entry("diversity", name, 0.44 - 0.03 * fraction, n, half=0.01, change=-0.03 if fraction else None),
@@ -148,8 +157,8 @@ class Fake:
 
 
 def entry(
-    name: str, snapshot: str, value: float | None, n: int, *, role: str = "held-out", judge: str = "", half: float | None = None,
-    better: str = "higher", change: float | None = None, scores: str | None = None,
+    name: str, snapshot: str, value: float | None, n: int, *, role: str = "held-out", judge: str = "",
+    half: float | None = None, better: str = "higher", change: float | None = None, scores: str | None = None,
     passport: dict[str, Any] | None = None, detail: dict[str, Any] | None = None, error: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """One metric of one snapshot, as a record holds it."""
@@ -169,6 +178,7 @@ def entry(
 def _images(folder: Path, rows: list[dict[str, Any]], n_seeds: int, fraction: float) -> None:
     """64×64 PNGs: a plain square for every prompt and seed, lighter when tuned."""
     index = []
+    folder.mkdir(parents=True)
     for i, row in enumerate(rows):
         for seed in range(n_seeds):
             rng = random.Random(f"{row['id']} {seed}")
@@ -179,22 +189,23 @@ def _images(folder: Path, rows: list[dict[str, Any]], n_seeds: int, fraction: fl
             buffer = io.BytesIO()
             image.save(buffer, "PNG")
             path = f"{i:05d}-{seed}.png"
-            atomic.write_bytes(folder / path, buffer.getvalue())
+            (folder / path).write_bytes(buffer.getvalue())
             index.append({"prompt_id": row["id"], "seed": seed, "path": path,
                           "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()})  # fmt: skip
     atomic.write_jsonl(folder / "index.jsonl", index)
 
 
-def gallery_of_cases(runs: Path) -> None:
-    """One of everything that a board can show; for looking at, and for the browser."""
+def one_of_everything(runs: Path) -> None:
+    """All that a board can show; for looking at, and for the browser."""
     for seed in range(3):
-        Fake(seed=seed, held_out=0.66 + 0.01 * seed).write(runs)
-    Fake(tuner="refl", held_out=0.60, trained=0.78, settings={"K": 2, "lr": 3e-4}).write(runs)
-    Fake(tuner="draft-lv", held_out=0.44, trained=0.93, spent_u=12300.0).write(runs)
-    Fake(tuner="alignprop", status="failed", reason="error", fractions=(0.0, 0.1),
-         error={"type": "OutOfMemoryError", "message": "could not allocate 2.1 GiB", "tail": "line 1\nline 2"}).write(runs)  # fmt: skip
+        Fake(seed=seed, held_out=0.66 + 0.01 * seed, fractions=(0.0, 0.1, 1.0) if seed else Fake.fractions).write(runs)
+    Fake(tuner="refl", held_out=0.60, trained=0.78, settings={"K": 2, "lr": 3e-4}, fractions=(0.0, 1.0)).write(runs)
+    Fake(tuner="draft-lv", held_out=0.44, trained=0.93, spent_u=12300.0, fractions=(0.0, 1.0)).write(runs)
+    error = {"type": "OutOfMemoryError", "message": "could not allocate 2.1 GiB", "tail": "line 1\nline 2"}
+    Fake(tuner="alignprop", status="failed", reason="error", fractions=(0.0, 0.1), error=error).write(runs)
     Fake(tuner="hgdpo", status="diverged", reason="loss is not finite at step 31", fractions=(0.0, 0.5)).write(runs)
-    Fake(tuner="drtune", suite="parti-full@1", ranked=False, unranked_reason="limited to the first 64 of 1,632 prompts").write(runs)
-    Fake(tuner="drtune", suite="hpsv2-full@1", model="sd15").write(runs)
+    limited = "limited to the first 64 of 1,632 prompts"
+    Fake(suite="parti-full@1", ranked=False, unranked_reason=limited, fractions=(0.0, 1.0)).write(runs)
+    Fake(suite="hpsv2-full@1", model="sd15", fractions=(0.0, 1.0)).write(runs)
     broken = runs / "coco-sample@1" / "refl" / "0badc0de"
     atomic.write_text(broken / "record.json", '{"schema": "tunebench/record", "schema_ver')

@@ -1,0 +1,141 @@
+"""Boards: what shares one, what shares a column, and in which order."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from leaderboard.read import Run, read_runs
+from leaderboard.table import Board, boards, long_table, unranked
+from tests.leaderboard.factories import Fake
+
+ENDS = (0.0, 1.0)
+
+
+def _runs(tmp_path: Path, *fakes: Fake) -> list[Run]:
+    for fake in fakes:
+        fake.write(tmp_path)
+    runs, unreadable = read_runs(tmp_path)
+    assert unreadable == []
+    return runs
+
+
+def _board(tmp_path: Path, *fakes: Fake) -> Board:
+    (board,) = boards(_runs(tmp_path, *fakes))
+    return board
+
+
+def _tuners(board: Board) -> list[str]:
+    return [row.runs[0].tuner for row in board.rows]
+
+
+def test_order_is_by_held_out_win_rate_and_never_by_the_trained_one(tmp_path: Path) -> None:
+    board = _board(
+        tmp_path,
+        Fake(tuner="hacker", held_out=0.44, trained=0.99, fractions=ENDS),
+        Fake(tuner="honest", held_out=0.70, trained=0.75, fractions=ENDS),
+        Fake(tuner="close", held_out=0.65, trained=0.80, fractions=ENDS),
+    )
+    assert _tuners(board) == ["honest", "close", "hacker"]
+    assert [row.place for row in board.rows] == [1, 2, 3]
+    # intervals are ± 0.06: 0.64 to 0.76, 0.59 to 0.71, 0.38 to 0.50
+    assert [row.separable for row in board.rows] == [None, False, True]
+    assert [row.beats_base for row in board.rows] == [True, True, False]
+    column = next(c for c in board.columns if c.key == board.rank_columns[0])
+    assert (column.metric, column.role) == ("winrate/tiny-judge", "held-out")
+
+
+def test_columns_stand_by_kind_and_role_and_judges_means_stay_off_the_board(tmp_path: Path) -> None:
+    board = _board(tmp_path, Fake(fractions=ENDS))
+    assert [(c.metric, c.role) for c in board.columns] == [
+        ("winrate/tiny-judge", "held-out"), ("winrate/tiny-clip", "related"), ("winrate/tiny-pick", "trained-on"),
+        ("clipscore/tiny-clip", "held-out"), ("tifa", "held-out"), ("fid", "held-out"), ("kid", "held-out"),
+        ("diversity", "held-out"),
+    ]  # fmt: skip
+    assert {c.metric: c.higher_is_better for c in board.columns}["fid"] is False
+    assert board.base[next(c.key for c in board.columns if c.metric == "fid")] == (84.0, 84.0)
+
+
+def test_figures_with_different_passports_never_share_a_column(tmp_path: Path) -> None:
+    clean = {"protocol": "clean", "resize": "bicubic", "n": 64}
+    board = _board(tmp_path, Fake(fractions=ENDS), Fake(tuner="refl", fid_passport=clean, fractions=ENDS))
+    fids = [c for c in board.columns if c.metric == "fid"]
+    assert [c.differs for c in fids] == [
+        ("protocol = clean", "resize = bicubic"), ("protocol = pytorch-fid", "resize = bilinear"),
+    ]  # fmt: skip
+    for row in board.rows:
+        assert sum(c.key in row.cells for c in fids) == 1
+
+
+def test_seeds_of_one_configuration_make_one_row(tmp_path: Path) -> None:
+    fakes = [Fake(seed=s, held_out=h, fractions=ENDS) for s, h in enumerate((0.60, 0.66, 0.72))]
+    board = _board(tmp_path, *fakes, Fake(settings={"K": 2}, held_out=0.5, fractions=ENDS))
+    assert [[r.seed for r in row.runs] for row in board.rows] == [[0, 1, 2], [0]]
+    cell = board.rows[0].rank
+    assert cell is not None
+    assert (cell.value, cell.low, cell.high) == pytest.approx((0.66, 0.54, 0.78))
+
+
+def test_failed_runs_come_last_and_limited_ones_stay_off(tmp_path: Path) -> None:
+    runs = _runs(
+        tmp_path,
+        Fake(fractions=ENDS),
+        Fake(tuner="burnt", held_out=0.99, status="failed", fractions=(0.0, 0.1)),
+        Fake(tuner="short", held_out=0.99, ranked=False, unranked_reason="limited", fractions=ENDS),
+    )
+    (board,) = boards(runs)
+    assert _tuners(board) == ["drtune"]
+    assert [row.runs[0].tuner for row in board.ended] == ["burnt"]
+    assert [run.tuner for run in unranked(runs)] == ["short"]
+
+
+def test_suite_budget_model_and_protocol_each_make_a_board_of_their_own(tmp_path: Path) -> None:
+    runs = _runs(
+        tmp_path,
+        Fake(fractions=ENDS),
+        Fake(suite="parti-sample@1", fractions=ENDS),
+        Fake(model="sd15", fractions=ENDS),
+        Fake(limit_u=24000.0, fractions=ENDS),
+        Fake(tuner="refl", n_seeds=1, fractions=ENDS),
+    )
+    made = boards(runs)
+    assert len(made) == 5
+    assert len({b.key for b in made}) == 5
+    split = [b.protocol for b in made if b.protocol]
+    assert sorted(split) == [("eval_seeds = [0,1]",), ("eval_seeds = [0]",)]
+
+
+def test_without_a_judge_that_is_held_out_for_all_no_row_is_called_separable(tmp_path: Path) -> None:
+    swapped = {"tiny-pick": "held-out", "tiny-judge": "trained-on", "tiny-clip": "related"}
+    board = _board(
+        tmp_path,
+        Fake(held_out=0.9, fractions=ENDS),
+        Fake(tuner="refl", reward="tiny-judge", judge_roles=swapped, held_out=0.4, fractions=ENDS),
+    )
+    assert board.rank_columns == ()
+    assert _tuners(board) == ["drtune", "refl"]
+    assert [row.separable for row in board.rows] == [None, None]
+    assert {c.metric: c.role for c in board.columns}["winrate/tiny-judge"] == "mixed"
+
+
+def test_several_held_out_judges_count_together(tmp_path: Path) -> None:
+    roles = {"tiny-pick": "trained-on", "tiny-judge": "held-out", "tiny-clip": "held-out"}
+    board = _board(
+        tmp_path, Fake(judge_roles=roles, fractions=ENDS), Fake(tuner="refl", judge_roles=roles, fractions=ENDS)
+    )
+    assert len(board.rank_columns) == 2
+
+
+def test_input_order_changes_nothing(tmp_path: Path) -> None:
+    runs = _runs(tmp_path, *(Fake(tuner=t, seed=s, fractions=ENDS) for t in ("a", "b", "c") for s in (0, 1)))
+    shuffled = list(runs)
+    random.Random(3).shuffle(shuffled)
+    assert boards(shuffled) == boards(runs)
+    assert long_table(shuffled).equals(long_table(runs))
+
+
+def test_no_runs_make_no_boards() -> None:
+    assert boards([]) == []
+    assert long_table([]).empty
