@@ -5,8 +5,8 @@
   started from clip.
 - judge: the same loss and a contrastive term from scratch, with another width, another seed and its own pairs.
 
-Contrastive learning alone is slow on a CPU; as the world knows the truth, the picture tower also names the scene through
-a linear head that is thrown away afterwards.
+Contrastive learning alone is slow on a CPU; as the world knows the truth, the picture tower also names the scene
+through a linear head that is thrown away afterwards.
 
 Symbols: x pictures (B, 3, 64, 64) float32 in [0, 1]; y token ids (B, 32).
 """

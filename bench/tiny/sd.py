@@ -25,8 +25,8 @@ EMPTY_P = 0.10
 """Share of empty prompts, for classifier-free guidance."""
 UNKNOWN_P = 0.05
 """Share of prompts with a word from outside the vocabulary, so that the unknown token learns to mean nothing."""
-MIN_SNR = 5.0
-"""Loss weight min(SNR, 5) / SNR, Hang et al. (2023): spends less on the last details, more on the layout."""
+MIN_SNR = 20.0
+"""Loss weight min(SNR, 20) / SNR, Hang et al. (2023): spends less on the last details, more on the layout."""
 
 
 class Denoiser(nn.Module):

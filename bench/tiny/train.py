@@ -1,6 +1,6 @@
 """Make every stored weight from nothing: `python -m bench.tiny.train`.
 
-Stages; two processes can share the work, `--stage sd` beside `--stage vae,vqa,clip,pick,judge`, then `--stage export`:
+Stages; two processes can share them, `--stage sd` beside `--stage vae,vqa,clip,pick,judge`, then `--stage export`:
 
     vae     autoencoder, decoder and encoder of a fixed code
     sd      U-Net and text encoder; needs the code, not the autoencoder

@@ -3,7 +3,8 @@
 Trained end to end, an autoencoder of this size needs hours on a CPU before it even tells colours apart. So the latent
 code is chosen instead of learned: principal components of 8x8 patches, each over the square root of its standard
 deviation (half-way to whitening, so that what matters most for the picture also stands out most from the noise of
-diffusion). The encoder learns the posterior of that code, the decoder to invert it; both converge in minutes. The U-Net may train on the exact code at the same time.
+diffusion). The encoder learns the posterior of that code, the decoder to invert it; both converge in minutes, and the
+U-Net may train on the exact code at the same time.
 
 Symbols: x picture (B, 3, 64, 64) in [-1, 1]; z latent code (B, 12, 8, 8), not yet multiplied by the scaling factor.
 """
@@ -34,7 +35,7 @@ NOISE = 0.06
 
 @dataclass(frozen=True)
 class Code:
-    """The linear map between patches and latents: z = (x - mean) @ basis, x = z @ inverse + mean."""
+    """The linear map from patches to latents: z = (x - mean) @ basis."""
 
     mean: torch.Tensor
     """(192,) mean patch, channel-first order."""
