@@ -11,6 +11,7 @@ import dataclasses
 import importlib.resources
 import io
 import os
+import pickle
 import random
 import re
 import sys
@@ -371,11 +372,11 @@ def _watched(scratch: Path, work_dir: Path, run: _Run) -> Iterator[None]:
 
 def _random_states() -> dict[str, bytes]:
     states = {
-        "random": repr(random.getstate()).encode(),
-        "numpy.random": repr(np.random.get_state(legacy=False)).encode() + np.random.get_state()[1].tobytes(),  # type: ignore[index, union-attr]
+        "random": pickle.dumps(random.getstate()),
+        "numpy.random": pickle.dumps(np.random.get_state()),
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         states["torch.cuda"] = torch.cuda.get_rng_state().numpy().tobytes()
     return states
 

@@ -122,11 +122,11 @@ class Meters:
         fwd, bwd = self._flops_per_row("unet", inputs, lambda x, c: unet(x, t, encoder_hidden_states=c).sample)
         self.charge("denoiser_fwd", rows)
         self.charge("flops", fwd * rows)
-        prediction = out.sample if hasattr(out, "sample") else out[0]
+        prediction: Any = out.sample if hasattr(out, "sample") else out[0]
         if prediction.requires_grad:
             prediction.register_hook(lambda _: self._on_backward("denoiser_bwd", rows, bwd))
 
-    def _on_decoder(self, decoder: Any, args: tuple[Any, ...], out: torch.Tensor) -> None:
+    def _on_decoder(self, decoder: Any, args: tuple[Any, ...], out: Any) -> None:
         if self._paused:
             return
         rows = args[0].shape[0]
@@ -144,7 +144,7 @@ class Meters:
     def _on_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.charge("steps", 1)
 
-    def on_reward(self, inner: Reward, images: torch.Tensor, prompts: Sequence[str], out: torch.Tensor) -> None:
+    def on_reward(self, inner: Reward, images: torch.Tensor, prompts: Sequence[str], out: Any) -> None:
         """Books one reward call on images (B, 3, H, W)."""
         if self._paused:
             return
@@ -168,7 +168,9 @@ class Meters:
         key = (name, *(tuple(r.shape) for r in row))
         if key not in self._flops:
             first = row[0].clone().requires_grad_()
-            with self.pause(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            # hooks of our own hide the measurement from a checkpoint that this call may be inside of
+            mine = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+            with self.pause(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), mine:
                 with FlopCounterMode(display=False) as forward:
                     out = call(first, *row[1:])
                 backward_flops = 0

@@ -110,7 +110,8 @@ class BaseModel:
         The clamp cuts the gradient of saturated pixels, as in ReFL's code; tuners log the saturated share.
         """
         decoded = self.vae.decode(x / self.vae.config.scaling_factor).sample
-        return (decoded / 2 + 0.5).clamp(0, 1)
+        images: torch.Tensor = (decoded / 2 + 0.5).clamp(0, 1)
+        return images
 
     def attach_adapter(self, *, rank: int, alpha: float, generator: torch.Generator) -> list[torch.nn.Parameter]:
         """A fresh LoRA adapter in place of any other; returns its parameters. See ``adapters.attach``."""

@@ -26,7 +26,7 @@ def full_graph_gradients(
             eps_hat = predict_eps(model, sampler, i, x if path.through_input else x.detach(), cond, uncond)
         x = sampler.x0_hat(i, eps_hat, x) if i == path.stop else walk.step(i, eps_hat, x, noise)
     value = loss(model.decode(x))
-    value.backward()
+    torch.autograd.backward([value])
     return value.item()
 
 

@@ -154,7 +154,8 @@ def _sweep(
             eps_grads[i] = g_eps
             x = step.x.detach().requires_grad_(path.through_input)
             with torch.enable_grad():
-                predict_eps(model, sampler, i, x, cond, uncond).backward(g_eps)
+                eps_hat = predict_eps(model, sampler, i, x, cond, uncond)
+            torch.autograd.backward([eps_hat], [g_eps])
             if path.through_input:
                 assert x.grad is not None
                 g_x = g_x + x.grad

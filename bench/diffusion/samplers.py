@@ -62,14 +62,14 @@ class Sampler:
         abar = scheduler.alphas_cumprod.double()
         if spec.scheduler in ("euler", "euler-a"):
             lam = scheduler.sigmas[:-1].double()
-            self.c = (lam**2 + 1).sqrt()
+            self.c: torch.Tensor = (lam**2 + 1).sqrt()
         else:
             self.c = torch.ones(spec.n_steps, dtype=torch.float64)
             lam = ((1 - abar) / abar).sqrt()[self.timesteps]
             if spec.scheduler == "ddim":
                 _check_ddim_grid(spec, self.timesteps, int(self._config["num_train_timesteps"]))
-        self.alpha = 1 / (lam**2 + 1).sqrt()
-        self.sigma = lam * self.alpha
+        self.alpha: torch.Tensor = 1 / (lam**2 + 1).sqrt()
+        self.sigma: torch.Tensor = lam * self.alpha
 
     @property
     def n_steps(self) -> int:
@@ -123,7 +123,7 @@ class Walk:
     def step(self, i: int, eps_hat: torch.Tensor, x: torch.Tensor, noise: Noise) -> torch.Tensor:
         """x of step i + 1, with gradient to ``eps_hat`` and ``x`` where they carry it."""
         kind = self.sampler.spec.scheduler
-        t = self.sampler.timesteps[i]
+        t: Any = self.sampler.timesteps[i]
         kwargs: dict[str, Any] = {}
         if kind == "ddim":
             kwargs["eta"] = self.sampler.spec.eta
