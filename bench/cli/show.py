@@ -93,12 +93,32 @@ def _reward(name: str) -> dict[str, Any]:
 def _print(value: Any, indent: int = 0) -> None:
     pad = "  " * indent
     for key, item in value.items():
-        if isinstance(item, dict) and item:
+        if key == "settings" and item and all(isinstance(v, dict) and "default" in v for v in item.values()):
+            _print_settings(item)
+        elif isinstance(item, dict) and item:
             print(f"{pad}{key}:")
             _print(item, indent + 1)
         elif isinstance(item, list) and any(isinstance(i, (dict, list)) for i in item):
             print(f"{pad}{key}: {len(item)} entries (see --json)")
-        elif isinstance(item, list):
+        elif isinstance(item, (list, tuple)):
             print(f"{pad}{key}: " + ("; ".join(map(str, item)) if item else "-"))
         else:
             print(f"{pad}{key}: {'-' if item is None or item in ('', {}) else item}")
+
+
+def _print_settings(settings: dict[str, dict[str, Any]]) -> None:
+    from bench.cli._output import print_table
+
+    rows = [
+        (name, str(s["value"]), str(s["default"]), s["unit"], s["help"] + _bounds(s), s["source"])
+        for name, s in settings.items()
+    ]
+    print()
+    print_table(("setting", "value", "default", "unit", "meaning", "source"), rows)
+    print()
+
+
+def _bounds(s: dict[str, Any]) -> str:
+    if s.get("choices"):
+        return f" ({', '.join(map(str, s['choices']))})"
+    return ""
