@@ -51,8 +51,11 @@ class Meters:
     def __enter__(self) -> Meters:
         unet, decoder = self._model.unet, self._model.vae.decoder
         self._handles = [
-            unet.register_forward_hook(self._on_denoiser, with_kwargs=True),
-            decoder.register_forward_hook(self._on_decoder),
+            # forwards count when they begin: a checkpoint's recomputation is cut short before it returns
+            unet.register_forward_pre_hook(self._before_denoiser, with_kwargs=True),
+            unet.register_forward_hook(self._after_denoiser, with_kwargs=True),
+            decoder.register_forward_pre_hook(self._before_decoder),
+            decoder.register_forward_hook(self._after_decoder),
             register_optimizer_step_post_hook(self._on_step),
         ]
         return self
@@ -111,29 +114,37 @@ class Meters:
 
     # -- hooks
 
-    def _on_denoiser(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        if self._paused:
-            return
+    def _denoiser_flops(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, float, float]:
+        """Rows of a call, and the FLOPs of a row forward and backward."""
         x_in, t = (*args, *kwargs.values())[:2]
         cond = kwargs.get("encoder_hidden_states", args[2] if len(args) > 2 else None)
         assert cond is not None
-        rows = x_in.shape[0]
         inputs = [x_in[:1].detach(), cond[:1].detach()]
-        fwd, bwd = self._flops_per_row("unet", inputs, lambda x, c: unet(x, t, encoder_hidden_states=c).sample)
-        self.charge("denoiser_fwd", rows)
-        self.charge("flops", fwd * rows)
+        flops = self._flops_per_row("unet", inputs, lambda x, c: unet(x, t, encoder_hidden_states=c).sample)
+        return int(x_in.shape[0]), *flops
+
+    def _before_denoiser(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not self._paused:
+            rows, fwd, _ = self._denoiser_flops(unet, args, kwargs)
+            self.charge("denoiser_fwd", rows)
+            self.charge("flops", fwd * rows)
+
+    def _after_denoiser(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         prediction: Any = out.sample if hasattr(out, "sample") else out[0]
-        if prediction.requires_grad:
+        if not self._paused and prediction.requires_grad:
+            rows, _, bwd = self._denoiser_flops(unet, args, kwargs)
             prediction.register_hook(lambda _: self._on_backward("denoiser_bwd", rows, bwd))
 
-    def _on_decoder(self, decoder: Any, args: tuple[Any, ...], out: Any) -> None:
-        if self._paused:
-            return
-        rows = args[0].shape[0]
-        fwd, bwd = self._flops_per_row("decoder", [args[0][:1].detach()], decoder)
-        self.charge("images", rows)
-        self.charge("flops", fwd * rows)
-        if out.requires_grad:
+    def _before_decoder(self, decoder: Any, args: tuple[Any, ...]) -> None:
+        if not self._paused:
+            fwd, _ = self._flops_per_row("decoder", [args[0][:1].detach()], decoder)
+            self.charge("images", args[0].shape[0])
+            self.charge("flops", fwd * args[0].shape[0])
+
+    def _after_decoder(self, decoder: Any, args: tuple[Any, ...], out: Any) -> None:
+        if not self._paused and out.requires_grad:
+            _, bwd = self._flops_per_row("decoder", [args[0][:1].detach()], decoder)
+            rows = args[0].shape[0]
             out.register_hook(lambda _: self._on_backward(None, rows, bwd))
 
     def _on_backward(self, kind: str | None, rows: int, flops: float) -> None:

@@ -67,7 +67,7 @@ class Sampler:
             self.c = torch.ones(spec.n_steps, dtype=torch.float64)
             lam = ((1 - abar) / abar).sqrt()[self.timesteps]
             if spec.scheduler == "ddim":
-                _check_ddim_grid(spec, self.timesteps, int(self._config["num_train_timesteps"]))
+                _check_ddim_grid(spec, self.timesteps, int(scheduler_config["num_train_timesteps"]))
         self.alpha: torch.Tensor = 1 / (lam**2 + 1).sqrt()
         self.sigma: torch.Tensor = lam * self.alpha
 
@@ -205,8 +205,9 @@ def _checked_config(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> d
     if not 0 <= spec.eta <= 1:
         raise UserError(f"eta = {spec.eta}", valid="0 (deterministic) to 1 (as DDPM)")
     # a latent has no range to clip to, and under clipping the gradient is no multiple of dr/dx (section 1.4)
+    unset = set(scheduler_config.get("_use_default_values", ()))
     for key in ("clip_sample", "thresholding"):
-        if scheduler_config.get(key):
+        if scheduler_config.get(key) and key not in unset:
             raise UserError(
                 f"the model's scheduler config sets {key}, which is wrong for latents and for reward gradients",
                 valid=f"{key} false", hint=f'set "{key}": false in scheduler/scheduler_config.json',
@@ -214,7 +215,8 @@ def _checked_config(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> d
     n_train = int(scheduler_config["num_train_timesteps"])
     if not 1 <= spec.n_steps < n_train:
         raise UserError(f"n_steps = {spec.n_steps}", valid=f"1 to {n_train - 1}")
-    config = {k: v for k, v in scheduler_config.items() if not k.startswith("_")}
+    # what the model's file leaves open is each scheduler's own default, as in diffusers (timestep_spacing, above all)
+    config = {k: v for k, v in scheduler_config.items() if not k.startswith("_") and k not in unset}
     config |= {"clip_sample": False, "thresholding": False, "prediction_type": "epsilon"}
     if spec.scheduler == "dpmpp-2m":
         config |= {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
