@@ -13,6 +13,7 @@ from bench.core.record import MetricEntry, SnapshotEntry
 from bench.store import atomic
 from leaderboard.read import Run
 from leaderboard.stats import clustered_mean
+from leaderboard.wording import METRIC_KINDS, kind_of
 
 N_FIRST = 8
 N_EXTREME = 4
@@ -108,11 +109,11 @@ class Evidence:
         return {key: after[key] - before[key] for key in after if key in before}
 
     def judge(self) -> MetricEntry | None:
-        """The held-out metric that chooses extremes: one with a reward behind it before others, then by name."""
+        """The held-out metric that chooses extremes: a judge's own score before boards' columns, then by name."""
         found = [
             m for name, m in self.run.entries(self.run.final).items() if m.role == "held-out" and self.changes(name)
         ]
-        return min(found, key=lambda m: (not m.judge, m.name), default=None)
+        return min(found, key=lambda m: (not m.judge, kind_of(m.name) in METRIC_KINDS, m.name), default=None)
 
     def gallery(self) -> Gallery:
         """The first prompts of the suite, and the largest and smallest changes under the held-out judge."""

@@ -63,7 +63,8 @@ def _board_view(board: Board) -> dict[str, Any]:
             "row": row, "head": head, "seeds": row.runs, "spent": spent_over(row.runs),
             "changed": ", ".join(f"{k} = {wording.plain_value(v)}" for k, v in sorted(head.changed.items())),
             "rank": _cell_figure("winrate", row.rank, rank_places, None) if row.rank else Figure("–"),
-            "cells": [_cell_figure(c.metric, row.cells.get(c.key), decimals[c.key], c, row.errors.get(c.metric, ""))
+            "missing": [(m, e) for m, e in sorted(row.errors.items())],
+            "cells": [_cell_figure(c.metric, row.cells.get(c.key), decimals[c.key], c, _error(c, row))
                       for c in board.columns],
         }  # fmt: skip
 
@@ -78,6 +79,11 @@ def _board_view(board: Board) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _error(column: Column, row: Row) -> str:
+    """Why a cell is empty: a metric that failed altogether goes by its kind alone."""
+    return row.errors.get(column.metric) or row.errors.get(wording.kind_of(column.metric), "")
+
+
 def _column_view(column: Column, board: Board) -> dict[str, Any]:
     kind = wording.kind_of(column.metric)
     return {
@@ -85,7 +91,8 @@ def _column_view(column: Column, board: Board) -> dict[str, Any]:
         "subject": wording.subject_of(column.metric) if kind in wording.METRIC_KINDS else "",
         "unit": "%" if wording.is_share(column.metric) else column.unit,
         "help": wording.METRIC_KINDS[kind][1] if kind in wording.METRIC_KINDS else "",
-        "mixed": column.role == "mixed", "judged": kind == "winrate", "ranks": board.rank_columns == (column.key,),
+        "extra": kind not in wording.METRIC_KINDS, "mixed": column.role == "mixed",
+        "judged": kind == "winrate", "ranks": board.rank_columns == (column.key,),
     }  # fmt: skip
 
 

@@ -144,7 +144,7 @@ def _curves(run: Run) -> list[dict[str, Any]]:
     for i, name in enumerate(columns):
         points = [(row[axis], row[i]) for row in rows]
         xs = [(a, b) for a, b in points if a is not None]
-        if i == axis or name in KINDS or sum(b is not None for _, b in xs) < 2:
+        if i == axis or name == "unit" or name in KINDS or sum(b is not None for _, b in xs) < 2:
             continue
         svg = charts.curve([a for a, _ in xs], [b for _, b in xs], x, charts.Axis(name, "~g"))
         last = next(b for _, b in reversed(xs) if b is not None)
@@ -207,7 +207,7 @@ def _gallery_changes(gallery: Gallery) -> dict[tuple[str, int], str]:
 def _breakdowns(run: Run) -> list[dict[str, Any]]:
     """Every table inside a metric's ``detail``: a mapping from names to figures, base beside tuned.
 
-    A figure is a number, or a mapping with one under ``value``, ``accuracy`` or ``mean`` and perhaps ``n``.
+    A figure is a mapping with a number under ``value``, ``accuracy`` or ``mean`` and perhaps ``n``.
     """
     base, final = run.entries(run.base), run.entries(run.final)
     made = []
@@ -228,17 +228,16 @@ def _breakdowns(run: Run) -> list[dict[str, Any]]:
 
 
 def _leaves(part: Any) -> dict[str, tuple[float, int | None]]:
-    """(figure, n) by name, of the entries of ``part`` that hold one; empty where any holds none."""
+    """(figure, n) by name where every entry of ``part`` is a mapping that holds a figure; else empty."""
     if not isinstance(part, dict):
         return {}
     found: dict[str, tuple[float, int | None]] = {}
     for name, leaf in part.items():
-        value = leaf
-        if isinstance(leaf, dict):
-            value = next((leaf[key] for key in ("value", "accuracy", "mean") if key in leaf), None)
+        fields = leaf if isinstance(leaf, dict) else {}
+        value = next((fields[key] for key in ("value", "accuracy", "mean") if key in fields), None)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return {}
-        n = leaf.get("n") if isinstance(leaf, dict) else None
+        n = fields.get("n")
         found[str(name)] = (float(value), n if isinstance(n, int) else None)
     return found
 

@@ -29,6 +29,8 @@ def student_975(df: int) -> float:
 def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float | None, float | None]:
     """Mean over clusters of cluster means with a 95 % t interval: images of one prompt are not independent.
 
+    Categories hold a handful of prompts, where the percentile bootstrap of ``bench.core.paired`` is far too narrow.
+
     Returns:
         (mean, low, high); the ends are None below ``MIN_CLUSTERS`` clusters.
     """

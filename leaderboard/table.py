@@ -163,8 +163,8 @@ def metric_columns(table: pd.DataFrame) -> list[Column]:
         groups = list(same.groupby(["unit", "higher_is_better", "passport"], sort=True))
         facts = [_facts(group.iloc[0]) for _, group in groups]
         for (_, group), fact in zip(groups, facts, strict=True):
-            if group["value"].isna().all() and len(groups) > 1:
-                continue  # a failed metric has no passport: its error is told on the row
+            if group["value"].isna().all():
+                continue  # a failed metric is told on its row
             roles, counts = sorted(set(group["role"])), set(group["n"])
             found.append(Column(
                 key=digest([name, fact], 10), metric=name, unit=str(fact["unit"]),
@@ -189,7 +189,11 @@ def _facts(row: pd.Series[Any]) -> dict[str, Any]:
 
 
 def _flat(fact: dict[str, Any]) -> dict[str, Any]:
-    return {"unit": fact["unit"], "direction": fact["direction"], **fact["passport"]}
+    """One level deep: ``reward.weights_sha256`` names what differs better than ``reward``."""
+    flat = {"unit": fact["unit"], "direction": fact["direction"]}
+    for key, value in fact["passport"].items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _protocol(run: Run) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,6 +42,10 @@ _KIND_UNITS = {
     "denoiser_u": "U", "steps": "steps", "images": "images", "reward_calls": "reward calls", "flops": "FLOP",
     "denoiser_fwd": "forwards", "denoiser_bwd": "backwards", "device_s": "device-s",
 }  # fmt: skip
+
+
+_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_DIGEST = re.compile(r"[0-9a-f]{32,}")
 
 
 def kind_of(metric: str) -> str:
@@ -107,7 +112,7 @@ def number(value: float) -> str:
     """An amount of a budget kind: grouped digits, four significant ones for fractions, powers of ten when huge."""
     if abs(value) >= 1e9:
         mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa}·10^{int(exponent)}"
+        return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
     if value == int(value):
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -127,5 +132,7 @@ def budget_text(budget: Budget) -> str:
 
 
 def plain_value(value: Any) -> str:
-    """A setting or passport field in one line."""
-    return value if isinstance(value, str) else canonical_json(value)
+    """A setting or passport field in one line; of a digest the first 12 digits (all are in ``records.json``)."""
+    if not isinstance(value, str):
+        return canonical_json(value)
+    return f"{value[:12]}…" if _DIGEST.fullmatch(value) else value

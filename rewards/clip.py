@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from bench.core.contract import Reward
 from bench.core.errors import UserError
-from bench.core.identity import digest, file_sha256
+from bench.core.identity import digest, file_sha256, plain
 from rewards.check import check_images
 
 Form = Literal["cosine", "pickscore"]
@@ -155,7 +155,7 @@ class ClipReward(Reward):
             "name": self.name,
             "form": self.form,
             "weights_sha256": self.weights_sha256,
-            "preprocess": self.preprocess,
+            "preprocess": plain(self.preprocess),
         }
 
 

@@ -123,6 +123,8 @@ class RunSpec:
     model: str
     model_revision: str
     """Digest or pinned revision of the base model's files."""
+    model_defaults: Mapping[str, Any]
+    """What settings at 0 take from the base model, such as ``lr`` and ``rank``: the same for every tuner."""
     tuner: str
     tuner_version: int
     label: str
@@ -148,6 +150,7 @@ class RunSpec:
             "identity_version": self.identity_version,
             "suite": self.suite, "prompts": self.prompt_hash, "train_prompts": self.train_prompt_hash,
             "limit": self.limit, "model": self.model, "revision": self.model_revision,
+            "model_defaults": self.model_defaults,
             "tuner": self.tuner, "tuner_version": self.tuner_version,
             "tuner_sha256": self.tuner_sha256, "settings": self.settings,
             "reward": self.reward, "budget": self.budget.to_json(), "sampler": self.sampler,

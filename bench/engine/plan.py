@@ -197,6 +197,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     spec = RunSpec(
         suite=s.id, suite_name=s.name, edition=s.edition, variant=s.variant, prompt_hash=s.prompt_hash,
         train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision(),
+        model_defaults=dict(source.tuning_defaults),
         tuner=tuner.cls.name, tuner_version=tuner.cls.version, label=tuner.label, tuner_sha256=tuner.file_sha256,
         settings=changed_settings(tuner.cls, tuner.config), reward=reward,
         budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
@@ -205,10 +206,15 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     )  # fmt: skip
     folder = run_folder(options.runs, spec)
     return PlannedRun(
-        spec=spec, suite=suite, folder=folder, settings=dataclasses.asdict(tuner.config), state=state_of(folder),
+        spec=spec, suite=suite, folder=folder, settings=_resolved(tuner.config, source), state=state_of(folder),
         tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
         problems=tuple(_problems(suite, tuner, reward, source)),
     )  # fmt: skip
+
+
+def _resolved(config: Any, source: ModelSource) -> dict[str, Any]:
+    """Every setting as the tuner will use it: 0 where the model has a default is that default."""
+    return {k: v or source.tuning_defaults.get(k, v) for k, v in dataclasses.asdict(config).items()}
 
 
 def _absolute(model: str) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.identity import canonical_json, digest
+from bench.store import atomic
 
 
 def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -27,23 +27,10 @@ def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], NDArray[n
     if found is not None:
         return found
     array = compute()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(_path(folder, key), lambda file: np.savez(file, array=array, key=np.array(canonical_json(key))))
+    file = io.BytesIO()
+    np.savez(file, array=array, key=np.array(canonical_json(key)))
+    atomic.write_bytes(_path(folder, key), file.getvalue())
     return array
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes to a temporary name in the same folder, flushes, renames: readers see the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def stored(folder: Path, key: Mapping[str, Any]) -> NDArray[np.float32] | None:

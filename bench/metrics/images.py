@@ -19,8 +19,9 @@ from PIL import Image
 
 from bench.core.contract import ImageFolder, ImageRef
 from bench.core.errors import UserError
-from bench.core.identity import canonical_json, digest
-from bench.metrics.cache import cached, write_atomically
+from bench.core.identity import digest
+from bench.metrics.cache import cached
+from bench.store import atomic
 
 if TYPE_CHECKING:
     import torch
@@ -58,11 +59,8 @@ def content_hash(refs: Sequence[ImageRef]) -> str:
 
 def write_index(root: Path, refs: Sequence[ImageRef]) -> ImageFolder:
     """Writes ``index.jsonl`` whole or not at all: the last file of a complete image folder."""
-    lines = "".join(
-        canonical_json({"prompt_id": r.prompt_id, "seed": r.seed, "path": r.path, "sha256": r.sha256}) + "\n"
-        for r in refs
-    )
-    write_atomically(root / INDEX, lambda file: file.write(lines.encode()))
+    rows = [{"prompt_id": r.prompt_id, "seed": r.seed, "path": r.path, "sha256": r.sha256} for r in refs]
+    atomic.write_jsonl(root / INDEX, rows)
     return ImageFolder(root, tuple(refs), content_hash(refs))
 
 
@@ -112,6 +110,7 @@ class ImagesOnDisk:
         self.cache_dir = cache_dir
         self.memory_limit_bytes = memory_limit_bytes
         self._pixels: NDArray[np.uint8] | None = None
+        self._streams = False
         self._features: dict[str, NDArray[np.float32]] = {}
 
     def batches(self, n: int = FEATURE_BATCH) -> Iterator[torch.Tensor]:
@@ -143,10 +142,10 @@ class ImagesOnDisk:
 
     def _in_memory(self) -> NDArray[np.uint8] | None:
         """All pixels (N, H, W, 3), decoded once, or None for a folder that is too large."""
-        if self._pixels is None:
-            first = self._decode(self.folder.refs[:1])
-            if first.nbytes * len(self.folder.refs) <= self.memory_limit_bytes:
-                self._pixels = self._decode(self.folder.refs)
+        if self._pixels is None and not self._streams:
+            n_bytes = self._decode(self.folder.refs[:1]).nbytes * len(self.folder.refs)
+            self._streams = n_bytes > self.memory_limit_bytes
+            self._pixels = None if self._streams else self._decode(self.folder.refs)
         return self._pixels
 
     def _decode(self, refs: Sequence[ImageRef]) -> NDArray[np.uint8]:

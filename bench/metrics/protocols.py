@@ -1,7 +1,7 @@
 """How a picture becomes Inception's input: the named protocols of the packages that FID numbers come from.
 
 On the same pictures and weights they differ by up to 4 % (research/metrics.md B.1), so the protocol is part of a
-value's passport and values of different protocols never share a column. All take (B, 3, H, W) uint8 to (B, 3, 299, 299).
+value's passport and values of different protocols share no column. All take (B, 3, H, W) uint8 to (B, 3, 299, 299).
 """
 
 from __future__ import annotations

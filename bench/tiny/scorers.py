@@ -26,15 +26,30 @@ from transformers import CLIPConfig, CLIPModel
 
 from bench.tiny import vae as autoencoder
 from bench.tiny.data import as_images, damage, near_miss, round_trip, spoil
-from bench.tiny.language import Facts, describe_for_training
+from bench.tiny.language import Facts, caption_matches, describe_for_training
 from bench.tiny.loop import Draw, Plan, device, fit
 from bench.tiny.sd import text_config
 from bench.tiny.tokens import END_ID, token_ids
-from bench.tiny.world import BACKGROUNDS, COLOURS, LIGHTS, SHAPES, SIZES, STYLES, TEXTURES, Scene, sample_split
+from bench.tiny.world import (
+    BACKGROUNDS,
+    COLOURS,
+    LIGHTS,
+    SHAPES,
+    SIZES,
+    STYLES,
+    TEXTURES,
+    Scene,
+    sample_split,
+    scene_held_out,
+)
 
 MEAN = (0.5, 0.5, 0.5)
 """Pictures enter as (x - MEAN) / STD, per channel."""
 STD = (0.5, 0.5, 0.5)
+
+
+DECODED_ONE_IN = 4
+"""Share of preference pairs that are decoded latents; the decoder is the dearest part of a batch."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +67,9 @@ class Tower:
 CLIP_TOWER = Tower(seed=31, width=96, layers=3, patch=8, text_width=64, text_layers=2)
 JUDGE_TOWER = Tower(seed=51, width=80, layers=3, patch=8, text_width=48, text_layers=2)
 
-CLIP_PLAN = Plan("clip", steps=1600, batch=32, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
-PICK_PLAN = Plan("pick", steps=500, batch=20, lr=5e-4, warmup=50, weight_decay=1e-3, ema=0.95)
-JUDGE_PLAN = Plan("judge", steps=1600, batch=20, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
+CLIP_PLAN = Plan("clip", steps=3600, batch=40, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
+PICK_PLAN = Plan("pick", steps=1500, batch=20, lr=6e-4, warmup=50, weight_decay=1e-3, ema=0.95)
+JUDGE_PLAN = Plan("judge", steps=2600, batch=16, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
 
 
 def build(tower: Tower) -> CLIPModel:
@@ -173,64 +188,84 @@ def lesson(whole: torch.Tensor, places: torch.Tensor, scenes: Sequence[Scene], p
 # ---------------------------------------------------------------------------------------------------- losses
 
 
-def sample_pairs(draw: Draw, n: int) -> tuple[list[Scene], list[str], list[Facts]]:
-    """Scenes outside the held-out part, with a detailed caption each."""
-    scenes = [sample_split(draw.np, held=False) for _ in range(n)]
-    captions = [describe_for_training(scene, draw.np, detail=0.7) for scene in scenes]
-    return scenes, [c.text for c in captions], [c.facts for c in captions]
+@dataclass(frozen=True)
+class Pairs:
+    """Scenes, each beside a near miss of it; texts and facts first of the scenes, then of the misses."""
+
+    scenes: list[Scene]
+    misses: list[Scene]
+    texts: list[str]
+    also_true: torch.Tensor
+    """(2n, 2n) bool: text i is true of the other scene j of its pair as well, so j is no negative of i."""
+
+
+def sample_pairs(draw: Draw, n: int) -> Pairs:
+    """Scenes and near misses, none of the held-out part, with a detailed caption each."""
+    rng = draw.np
+    scenes = [sample_split(rng, held=False) for _ in range(n)]
+    captions = [describe_for_training(scene, rng, detail=0.7) for scene in scenes]
+    misses = [missed(scene, caption.facts, rng) for scene, caption in zip(scenes, captions, strict=True)]
+    captions += [describe_for_training(miss, rng, detail=0.7) for miss in misses]
+    also_true = torch.zeros((2 * n, 2 * n), dtype=torch.bool)
+    for i, other in enumerate(misses + scenes):
+        also_true[i, (i + n) % (2 * n)] = caption_matches(other, captions[i].facts)
+    return Pairs(scenes, misses, [caption.text for caption in captions], also_true.to(device()))
+
+
+def missed(scene: Scene, facts: Facts, rng: np.random.Generator) -> Scene:
+    """A near miss of which the caption is false and which is not held out."""
+    for _ in range(20):
+        miss = near_miss(scene, facts, rng)
+        if not scene_held_out(miss) and not caption_matches(miss, facts):
+            return miss
+    return sample_split(rng, held=False)
+
+
+def contrast(model: CLIPModel, u: torch.Tensor, texts: Sequence[str], also_true: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE of pictures (B, 96) and their texts; each near miss is a hard negative both ways."""
+    v = embed_texts(model, token_ids(list(texts)).to(u.device))
+    logits = (model.logit_scale.exp().clamp(max=100) * v @ u.T).masked_fill(also_true, -1e4)
+    target = torch.arange(len(u), device=u.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def clip_loss(model: Taught, draw: Draw, batch: int) -> torch.Tensor:
-    """Symmetric InfoNCE, the near-miss pictures being further negatives of each caption, plus the lesson."""
-    scenes, texts, facts = sample_pairs(draw, batch)
-    misses = [near_miss(scene, fact, draw.np) for scene, fact in zip(scenes, facts, strict=True)][: batch // 2]
-    shown = [*scenes, *misses]
+    """Contrast over `batch` pictures, half of them near misses of the others, plus the lesson."""
+    pairs = sample_pairs(draw, batch // 2)
+    shown = [*pairs.scenes, *pairs.misses]
     images = as_images(shown)
     images[::2] = damage(images[::2], draw)
     u, whole, places = model(images)
-    v = embed_texts(model.clip, token_ids(texts).to(images.device))
-    logits = model.clip.logit_scale.exp().clamp(max=100) * v @ u.T
-    target = torch.arange(batch, device=images.device)
-    contrastive = (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :batch].T, target)) / 2
     patch = model.clip.config.vision_config.patch_size
-    return contrastive + lesson(whole, places, shown, patch)
-
-
-def preference_batch(
-    draw: Draw, n: int, vae: AutoencoderKL | None
-) -> tuple[torch.Tensor, torch.Tensor, list[str], list[Scene], list[Scene]]:
-    """Winner and loser pictures (n, 3, 64, 64) each, prompts, and the scenes they show.
-
-    One loser in four is the winner spoiled, the others are near misses. Half the pairs pass through the autoencoder,
-    both pictures of a pair alike.
-    """
-    scenes, texts, facts = sample_pairs(draw, n)
-    spoiled = n // 4
-    losing = scenes[:spoiled] + [near_miss(s, f, draw.np) for s, f in zip(scenes, facts, strict=True)][spoiled:]
-    winners, losers = as_images(scenes), as_images(losing)
-    if vae is not None:
-        noise = float(draw.np.uniform(0, 0.2))
-        winners[::2] = round_trip(vae, winners[::2], noise, draw)
-        losers[::2] = round_trip(vae, losers[::2], noise, draw)
-    losers[:spoiled] = spoil(winners[:spoiled], draw)
-    mild = draw.np.random() < 0.5
-    if mild:
-        winners[spoiled:], losers[spoiled:] = damage(winners[spoiled:], draw), damage(losers[spoiled:], draw)
-    return winners, losers, texts, scenes, losing
+    return contrast(model.clip, u, pairs.texts, pairs.also_true) + lesson(whole, places, shown, patch)
 
 
 def preference_loss(model: Taught, vae: AutoencoderKL | None, draw: Draw, batch: int) -> torch.Tensor:
-    """PickScore's loss on pairs, a contrastive term over the whole batch, and the lesson."""
-    winners, losers, texts, scenes, losing = preference_batch(draw, batch, vae)
-    u, whole, places = model(torch.cat([winners, losers]))
-    v = embed_texts(model.clip, token_ids(texts).to(winners.device))
-    logits = model.clip.logit_scale.exp().clamp(max=100) * v @ u.T
-    target = torch.arange(batch, device=winners.device)
-    pair = torch.stack([logits[target, target], logits[target, target + batch]], dim=1)
-    preference = F.cross_entropy(pair, torch.zeros_like(target))
-    contrastive = (F.cross_entropy(logits[:, :batch], target) + F.cross_entropy(logits[:, :batch].T, target)) / 2
+    """PickScore's loss on (winner, loser), with contrast over the whole batch and the lesson.
+
+    Losers are near misses; a quarter of the winners also compete with a spoiled copy of themselves. One pair in
+    `DECODED_ONE_IN` passes through the autoencoder, both pictures alike.
+    """
+    n = batch
+    pairs = sample_pairs(draw, n)
+    shown = [*pairs.scenes, *pairs.misses]
+    images = as_images(shown)
+    if vae is not None:
+        some = torch.arange(max(n // DECODED_ONE_IN, 1))
+        part = torch.cat([some, n + some])
+        images[part] = round_trip(vae, images[part], float(draw.np.uniform(0, 0.2)), draw)
+    spoiled = spoil(images[: n // 4], draw)
+    if draw.np.random() < 0.5:
+        images = damage(images, draw)
+    u, whole, places = model(torch.cat([images, spoiled]))
+    v = embed_texts(model.clip, token_ids(pairs.texts[:n]).to(images.device))
+    scale = model.clip.logit_scale.exp().clamp(max=100)
+    win, lose = scale * (v * u[:n]).sum(-1), scale * (v * u[n : 2 * n]).sum(-1)
+    worse = scale * (v[: n // 4] * u[2 * n :]).sum(-1)
+    preference = F.softplus(lose - win).mean() + 0.5 * F.softplus(worse - win[: n // 4]).mean()
     patch = model.clip.config.vision_config.patch_size
-    return preference + 0.5 * contrastive + 0.5 * lesson(whole, places, [*scenes, *losing], patch)
+    taught = lesson(whole[: 2 * n], places[: 2 * n], shown, patch)
+    return preference + 0.5 * contrast(model.clip, u[: 2 * n], pairs.texts, pairs.also_true) + 0.5 * taught
 
 
 # ---------------------------------------------------------------------------------------------------- stages

@@ -15,7 +15,8 @@ from bench.core.types import RunSpec, SamplerSpec
 
 SPEC = RunSpec(
     suite="coco-sample@1", suite_name="coco", edition="sample", variant="", prompt_hash="p", train_prompt_hash="t",
-    limit=None, model="tiny-sd", model_revision="r", tuner="drtune", tuner_version=1, label="drtune", tuner_sha256="",
+    limit=None, model="tiny-sd", model_revision="r", model_defaults={"lr": 0.001},
+    tuner="drtune", tuner_version=1, label="drtune", tuner_sha256="",
     settings={"K": 3}, reward="tiny-pick", budget=Budget(denoiser_u=1000), sampler=SamplerSpec(),
     train_sampler=SamplerSpec("ddpm"), global_batch=8, eval_seeds=(0, 1), fractions=(0.0, 1.0),
     metrics=("fid",), seed=0,
@@ -41,13 +42,14 @@ def test_nan_has_no_place_in_canonical_json() -> None:
 def test_golden_ids_hold_still() -> None:
     """A change here renames every run on every disk: raise IDENTITY_VERSION and say so in the change log."""
     assert digest({"b": [1, 2.5, None, "ü"], "a": True}, 16) == "4aa821e015075b43"
-    assert SPEC.run_id == "ade5d68abb8c"
+    assert SPEC.run_id == "102e0ca61e5a"
     assert derive_seed(0, "init-noise", prompt="p1", seed=3) == 22484711407728614
 
 
 @pytest.mark.parametrize(
     "change",
     [{"seed": 1}, {"reward": "symmetry"}, {"prompt_hash": "q"}, {"limit": 3}, {"model_revision": "s"},
+     {"model_defaults": {"lr": 0.002}},
      {"settings": {"K": 4}}, {"tuner_version": 2}, {"global_batch": 16}, {"budget": Budget(denoiser_u=1001)},
      {"sampler": SamplerSpec(guidance=5.0)}, {"eval_seeds": (0,)}, {"fractions": (0.0, 0.5, 1.0)}],
 )  # fmt: skip

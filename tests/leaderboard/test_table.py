@@ -51,8 +51,8 @@ def test_columns_stand_by_kind_and_role_and_judges_means_stay_off_the_board(tmp_
     board = _board(tmp_path, Fake(fractions=ENDS))
     assert [(c.metric, c.role) for c in board.columns] == [
         ("winrate/tiny-judge", "held-out"), ("winrate/tiny-clip", "related"), ("winrate/tiny-pick", "trained-on"),
-        ("clipscore/tiny-clip", "held-out"), ("tifa", "held-out"), ("fid", "held-out"), ("kid", "held-out"),
-        ("diversity", "held-out"),
+        ("clipscore/tiny-clip", "held-out"), ("tifa/tiny-vqa", "held-out"), ("fid", "held-out"), ("kid", "held-out"),
+        ("diversity/tiny-clip", "held-out"), ("fid-to-base", "held-out"),
     ]  # fmt: skip
     assert {c.metric: c.higher_is_better for c in board.columns}["fid"] is False
     assert board.base[next(c.key for c in board.columns if c.metric == "fid")] == (84.0, 84.0)
@@ -67,6 +67,22 @@ def test_figures_with_different_passports_never_share_a_column(tmp_path: Path) -
     ]  # fmt: skip
     for row in board.rows:
         assert sum(c.key in row.cells for c in fids) == 1
+
+
+def test_a_metric_that_failed_is_told_on_its_row(tmp_path: Path) -> None:
+    board = _board(tmp_path, Fake(fractions=ENDS), Fake(tuner="refl", failed_metric="tifa", fractions=ENDS))
+    assert [c.metric for c in board.columns if c.metric.startswith("tifa")] == ["tifa/tiny-vqa"]
+    assert [row.errors for row in board.rows] == [{}, {"tifa": "3 images are missing"}]
+
+
+def test_the_field_inside_a_passport_is_named(tmp_path: Path) -> None:
+    first = {"reward": {"name": "x", "weights_sha256": "a" * 64}}
+    second = {"reward": {"name": "x", "weights_sha256": "b" * 64}}
+    board = _board(
+        tmp_path, Fake(fid_passport=first, fractions=ENDS), Fake(tuner="refl", fid_passport=second, fractions=ENDS)
+    )
+    fids = [c.differs for c in board.columns if c.metric == "fid"]
+    assert fids == [("reward.weights_sha256 = aaaaaaaaaaaa…",), ("reward.weights_sha256 = bbbbbbbbbbbb…",)]
 
 
 def test_seeds_of_one_configuration_make_one_row(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,9 +22,11 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from bench.core.contract import Scene
 from bench.core.errors import UserError
 from bench.metrics import fid
+from bench.metrics.cache import stored
 from bench.metrics.fid import FID, KID, Extractor, FIDClean
 from bench.metrics.frechet import cluster_draws, frechet_distance, kernel_distance
 from bench.metrics.protocols import PROTOCOLS, SIDE
+from bench.tiny.reference import reference_images
 
 
 def gaussian(n: int, d: int, seed: int) -> np.ndarray:
@@ -273,6 +276,16 @@ def test_full_editions_take_a_folder_or_drift_alone(
     (photographs / "val" / "3.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"3\.jpg is no readable picture"):
         FID().score(scene)
+
+
+def test_the_shipped_reference_is_of_todays_renders() -> None:
+    """Fails when the renderer has changed: make the file anew as ``fid.SHIPPED`` says."""
+    assert list(fid.SHIPPED.glob("*.npz"))
+    pictures = np.stack(list(reference_images(fid.N_REFERENCE, fid.REFERENCE_SEED)))
+    name = f"inception-{fid.inception.SHA256[:16]}-pytorch-fid"
+    features = stored(fid.SHIPPED, {"content": hashlib.sha256(pictures.tobytes()).hexdigest(), "network": name})
+    assert features is not None
+    assert features.shape == (256, 2048)
 
 
 def test_the_extractor_runs_the_real_network(make_scene: Callable[..., Scene]) -> None:

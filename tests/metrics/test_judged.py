@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from random_clip import save_random_clip
 from bench.core import registry
 from bench.core.contract import Images, Measured, Reward, Scene
 from bench.core.errors import UserError
+from bench.core.identity import canonical_json, plain
 from bench.core.types import Question
 from bench.metrics import judges, requirements, tifa
 from bench.metrics.clipscore import CLIPScore
@@ -29,21 +31,23 @@ from rewards.symmetry import Symmetry
 
 
 @pytest.fixture(scope="module")
-def clip_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def all_judges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reward]:
+    """Random CLIP models under the names of the trained ones, and the real pixel rewards."""
     root = tmp_path_factory.mktemp("weights")
-    return {name: save_random_clip(root / name, i) for i, name in enumerate(["tiny-clip", "tiny-pick", "tiny-judge"])}
+    made: dict[str, Reward] = {"symmetry": Symmetry(), "compressibility": Compressibility()}
+    for i, name in enumerate(["tiny-clip", "tiny-pick", "tiny-judge"]):
+        folder = save_random_clip(root / name, seed=i)
+        family = "tiny-judge" if name == "tiny-judge" else "tiny-pairs"
+        made[name] = ClipReward(folder, name, "cosine" if name == "tiny-clip" else "pickscore", family=family)
+    return made
 
 
 @pytest.fixture
-def random_judges(clip_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Reward]]:
-    """The registered rewards with random CLIP models in place of the trained ones."""
-    made: dict[str, Reward] = {"symmetry": Symmetry(), "compressibility": Compressibility()}
-    for name, folder in clip_folders.items():
-        family = "tiny-judge" if name == "tiny-judge" else "tiny-pairs"
-        made[name] = ClipReward(folder, name, "cosine" if name == "tiny-clip" else "pickscore", family=family)
-    monkeypatch.setattr(registry, "load", lambda group, name: lambda device: made[name])
+def random_judges(all_judges: dict[str, Reward], monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Reward]]:
+    """Those judges in place of the registered rewards."""
+    monkeypatch.setattr(registry, "load", lambda group, name: lambda device: all_judges[name])
     judges.judge.cache_clear()
-    yield made
+    yield all_judges
     judges.judge.cache_clear()
 
 
@@ -124,6 +128,7 @@ def test_rewards_and_win_rates(make_scene: Callable[..., Scene], random_judges: 
     assert (measured["winrate/tiny-judge"].family, measured["winrate/tiny-judge"].judge) == ("tiny-judge", "tiny-judge")
     assert measured["reward/compressibility-q10"].judge == "compressibility"
     for m in measured.values():
+        assert json.loads(canonical_json(m)) == plain(m)  # plain data: a record and its copy from the cache are equal
         assert m.n == 6
         assert m.per_image is not None
         assert all(type(v) is float for v in m.per_image)

@@ -116,6 +116,7 @@ def test_command_line_refuses_unknown_stages(capsys: pytest.CaptureFixture[str])
 def test_the_world_does_not_import_torch() -> None:
     import subprocess
 
-    code = "import sys, bench.tiny.world, bench.tiny.render, bench.tiny.language, bench.tiny.reference; print('torch' in sys.modules)"
+    modules = "bench.tiny.world, bench.tiny.render, bench.tiny.language, bench.tiny.reference"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
