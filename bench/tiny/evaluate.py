@@ -40,11 +40,16 @@ _KNOWN = (
     "## Known limits",
     "",
     "- The base model is meant to be imperfect: reward tuning needs something to improve; see the row by kind.",
+    "- The tokenizer is word-level: open it with `AutoTokenizer` (or through the pipeline). `CLIPTokenizer.from_pretrained`",
+    "  rebuilds a byte-pair tokenizer out of its vocabulary and gives wrong ids without a complaint.",
     "- The latent code is fixed (principal components of 8x8 patches); encoder and decoder only learn to speak it.",
     "- The reader answers questions of the tiny grammar only, and takes any blob for the shape nearest to it.",
-    "- Steps and learning rates are those of the plans in the code. While the shipped weights were made, the lengths",
-    "  of the plans `vae`, `sd` and `vqa` were changed under way (and with them the decay of the learning rate), so a",
-    "  fresh run gives similar, not equal, weights.",
+    "- tiny-pick started from tiny-clip, so the two are of one family; tiny-judge shares no weights with them, but the same",
+    "  world, training code and tokenizer.",
+    "- Steps and learning rates are those of the plans in the code. While the shipped weights were made, the lengths of the",
+    "  plans `vae`, `sd`, `vqa` and `clip` were changed under way (and with them the decay of the learning rate), the loss",
+    "  weight of `sd` went from min(SNR, 5) to min(SNR, 20) after some 3,200 updates, and `clip` got captions of its near",
+    "  misses after 1,600. A fresh run gives similar, not equal, weights.",
 )
 
 
