@@ -75,10 +75,11 @@ def _launch(plan: Plan, launcher: Any, *, device: str, retry_failed: bool, quiet
 
 
 def _set_aside(run: PlannedRun) -> None:
-    """Keeps the failed record under another name and lets the run start over from its last checkpoint."""
+    """Keeps the failed record under another name and lets the run go on from its last checkpoint."""
     n = len(list(run.folder.root.glob("record.failed-*.json")))
+    for name in ("tuned.json", "tuning.json"):
+        (run.folder.root / name).unlink(missing_ok=True)
     run.folder.record_path.rename(run.folder.root / f"record.failed-{n:03d}.json")
-    (run.folder.root / "tuning.json").unlink(missing_ok=True)
 
 
 def _render(runs: Any) -> Any:

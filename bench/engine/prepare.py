@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.core.budget import Budget
 from bench.core.types import Prompt, Question, SamplerSpec, Suite, SuiteSpec
 from bench.engine.plan import PlannedRun
@@ -24,16 +26,14 @@ def prepare(run: PlannedRun, request: Mapping[str, Any]) -> RunFolder:
     atomic.write_jsonl(folder.root / "prompts.jsonl", [dataclasses.asdict(p) for p in run.suite.prompts])
     atomic.write_jsonl(folder.root / "train.jsonl", [dataclasses.asdict(p) for p in run.suite.train_prompts])
     atomic.write_jsonl(folder.root / "questions.jsonl", [dataclasses.asdict(q) for q in run.suite.questions])
-    atomic.write_json(
-        folder.request_path,
-        {
-            **request,
-            "tuner": run.tuner_ref,
-            "model": run.model_ref,
-            "settings": run.settings,
-            "runs": str(_runs_of(folder)),
-        },
-    )
+    # the number of threads decides the order of sums: every attempt at a run keeps the first one's
+    n_threads = torch.get_num_threads()
+    if folder.request_path.exists():
+        n_threads = atomic.read_json(folder.request_path)["n_threads"]
+    atomic.write_json(folder.request_path, {
+        **request, "tuner": run.tuner_ref, "model": run.model_ref, "settings": run.settings, "n_threads": n_threads,
+        "runs": str(_runs_of(folder)),
+    })  # fmt: skip
     return folder
 
 

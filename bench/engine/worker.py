@@ -60,6 +60,7 @@ class Worker:
         self.request: Mapping[str, Any] = atomic.read_json(folder.request_path)
         self.cache = Path(self.request["runs"]) / ".cache"
         self.device = _device(self.request["device"])
+        torch.set_num_threads(self.request["n_threads"])
         self.stopping = False
         self._model: BaseModel | None = None
 
