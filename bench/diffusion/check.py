@@ -346,7 +346,8 @@ def _no_findings(findings: Sequence[str], fine: str) -> str:
 @contextlib.contextmanager
 def _watched(scratch: Path, work_dir: Path, run: _Run) -> Iterator[None]:
     """Notes global random draws, suites that are opened, and writes outside ``work_dir``."""
-
+    # a process's first optimiser step imports torch's compiler, which makes a cache folder: no deed of the tuner
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)]).step()
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "suites"}
     home = scratch / "cwd"
     home.mkdir()
