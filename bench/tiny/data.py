@@ -103,11 +103,12 @@ def other_value(valid: Sequence[str], value: str, rng: np.random.Generator) -> s
     return others[int(rng.integers(len(others)))]
 
 
-def near_miss(scene: Scene, facts: Facts, rng: np.random.Generator) -> Scene:
+def near_miss(scene: Scene, facts: Facts, rng: np.random.Generator, *, hard: float = 0.0) -> Scene:
     """A scene like this one in which one thing that the caption states is wrong.
 
     A stated colour, shape, texture, size, count, relation, background, light or style is changed; in a scene of two
-    groups also the binding (colours swapped).
+    groups also the binding (colours swapped). `hard` is the chance to leave out what is easy to see: a colour, the
+    background, the light or the style.
     """
     groups = list(scene.groups())
     options: list[str] = []
@@ -122,6 +123,8 @@ def near_miss(scene: Scene, facts: Facts, rng: np.random.Generator) -> Scene:
         (first, _), (second, _) = groups
         if first.colour != second.colour and first.shape != second.shape:
             options += ["swap"] * 3
+    if hard and rng.random() < hard:
+        options = [o for o in options if not o.startswith(("colour", "background", "light", "style"))] or options
     what, _, rest = options[int(rng.integers(len(options)))].partition(" ") if options else ("style", "", "")
     if what in ("background", "light", "style"):
         valid: tuple[str, ...] = {"background": BACKGROUNDS, "light": LIGHTS, "style": STYLES}[what]

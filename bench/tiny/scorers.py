@@ -48,7 +48,10 @@ MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 
 
-DECODED_ONE_IN = 4
+HARD = 0.75
+"""Share of near misses, in training only, that leave out the changes which are easy to see."""
+
+DECODED_ONE_IN = 8
 """Share of preference pairs that are decoded latents; the decoder is the dearest part of a batch."""
 
 
@@ -68,7 +71,7 @@ CLIP_TOWER = Tower(seed=31, width=96, layers=3, patch=8, text_width=64, text_lay
 JUDGE_TOWER = Tower(seed=51, width=80, layers=3, patch=8, text_width=48, text_layers=2)
 
 CLIP_PLAN = Plan("clip", steps=3600, batch=40, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
-PICK_PLAN = Plan("pick", steps=1500, batch=20, lr=6e-4, warmup=50, weight_decay=1e-3, ema=0.95)
+PICK_PLAN = Plan("pick", steps=3000, batch=20, lr=6e-4, warmup=50, weight_decay=1e-3, ema=0.95)
 JUDGE_PLAN = Plan("judge", steps=2600, batch=16, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
 
 
@@ -215,7 +218,7 @@ def sample_pairs(draw: Draw, n: int) -> Pairs:
 def missed(scene: Scene, facts: Facts, rng: np.random.Generator) -> Scene:
     """A near miss of which the caption is false and which is not held out."""
     for _ in range(20):
-        miss = near_miss(scene, facts, rng)
+        miss = near_miss(scene, facts, rng, hard=HARD)
         if not scene_held_out(miss) and not caption_matches(miss, facts):
             return miss
     return sample_split(rng, held=False)

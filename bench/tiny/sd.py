@@ -19,7 +19,7 @@ from bench.tiny.render import render
 from bench.tiny.tokens import END_ID, MAX_LENGTH, START_ID, token_ids, vocabulary_size
 from bench.tiny.world import sample_split
 
-PLAN = Plan("sd", steps=7200, batch=32, lr=1e-3, warmup=200, ema=0.98)
+PLAN = Plan("sd", steps=6600, batch=32, lr=1e-3, warmup=200, ema=0.98)
 WIDTH = 96
 EMPTY_P = 0.10
 """Share of empty prompts, for classifier-free guidance."""
