@@ -24,7 +24,7 @@ from bench.metrics.diversity import Diversity, sibling_distances, vendi_score
 from bench.metrics.images import MissingImages
 from bench.metrics.requirements import missing
 from bench.metrics.rewards import Rewards
-from bench.metrics.tifa import TIFA, choose
+from bench.metrics.tifa import TIFA, TinyVQA, choose
 from rewards.clip import ClipReward
 from rewards.compressibility import Compressibility
 from rewards.symmetry import Symmetry
@@ -231,6 +231,23 @@ def test_tifa_with_an_encoder_takes_the_nearest_choice(make_scene: Callable[...,
 def test_tifa_without_questions_is_an_error(make_scene: Callable[..., Scene]) -> None:
     with pytest.raises(UserError, match="no questions"):
         TIFA().score(make_scene())
+
+
+def test_the_tiny_reader_is_read_from_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its adapter parses a picture once for all its questions; untrained weights do for that."""
+    from bench.tiny.reader import Reader, ReaderConfig
+
+    monkeypatch.setattr(tifa, "weights_dir", lambda: tmp_path)
+    with pytest.raises(UserError, match="weights of tiny-vqa are missing"):
+        TinyVQA("cpu")
+    Reader(ReaderConfig(width=16)).save_pretrained(tmp_path / "tiny-vqa")
+    vqa = TinyVQA("cpu")
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    asked = [["is there a red circle?", "is there a blue star?"], [], ["is there a red circle?"]]
+    said = vqa.answers(images, asked)
+    assert [len(answers) for answers in said] == [2, 0, 1]
+    assert said[0] == [vqa.reader.answer(images[:1], [text])[0] for text in asked[0]]
+    assert len(vqa.sha256) == 64
 
 
 def test_the_choice_rule() -> None:
