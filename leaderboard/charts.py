@@ -120,7 +120,7 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
     # Rows are numbers with labels by lookup, so that two tuners of one name keep two lines.
     lookup = " ".join(f"datum.value === {i} ? {json.dumps(name)} :" for i, name in enumerate(rows)) + " ''"
     axis = {"labelExpr": lookup, "ticks": False, "domain": False, "labelLimit": 130, "grid": False}
-    place = {
+    place: Spec = {
         "y": {"field": "row", "type": "ordinal", "title": None, "axis": axis,
               "scale": {"domain": list(range(len(rows))), "paddingInner": 0.35}},
         "yOffset": {"field": "series", "type": "nominal", "scale": {"domain": series.domain}},
