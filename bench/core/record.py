@@ -146,12 +146,12 @@ class Record(_Strict):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
 
-def upgrade(data: dict[str, Any]) -> Record:
+def upgrade(data: Any) -> Record:
     """Reads a record of this or an older schema version; a newer one is refused with what to do."""
     from bench.core.errors import UserError
 
-    version = data.get("schema_version")
-    if data.get("schema") != SCHEMA or not isinstance(version, int):
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(version, int) or data.get("schema") != SCHEMA:
         raise UserError("this is no TuneBench record", valid=f'"schema": "{SCHEMA}"')
     if version > SCHEMA_VERSION:
         raise UserError(
