@@ -71,8 +71,8 @@ CLIP_TOWER = Tower(seed=31, width=96, layers=3, patch=8, text_width=64, text_lay
 JUDGE_TOWER = Tower(seed=51, width=80, layers=3, patch=8, text_width=48, text_layers=2)
 
 CLIP_PLAN = Plan("clip", steps=3600, batch=40, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
-PICK_PLAN = Plan("pick", steps=3000, batch=20, lr=6e-4, warmup=50, weight_decay=1e-3, ema=0.95)
-JUDGE_PLAN = Plan("judge", steps=2600, batch=16, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
+PICK_PLAN = Plan("pick", steps=4800, batch=20, lr=1e-3, warmup=50, weight_decay=1e-3, ema=0.95)
+JUDGE_PLAN = Plan("judge", steps=2800, batch=16, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
 
 
 def build(tower: Tower) -> CLIPModel:
@@ -268,7 +268,7 @@ def preference_loss(model: Taught, vae: AutoencoderKL | None, draw: Draw, batch:
     preference = F.softplus(lose - win).mean() + 0.5 * F.softplus(worse - win[: n // 4]).mean()
     patch = model.clip.config.vision_config.patch_size
     taught = lesson(whole[: 2 * n], places[: 2 * n], shown, patch)
-    return preference + 0.5 * contrast(model.clip, u[: 2 * n], pairs.texts, pairs.also_true) + 0.5 * taught
+    return preference + 0.5 * contrast(model.clip, u[: 2 * n], pairs.texts, pairs.also_true) + 2 * taught
 
 
 # ---------------------------------------------------------------------------------------------------- stages
