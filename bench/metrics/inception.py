@@ -50,7 +50,9 @@ class Inception(nn.Module):
             stride = _NO_PADDING.get(name, 1)
             height, width = weight.shape[2:]
             padding = 0 if name in _NO_PADDING else (height // 2, width // 2)
-            conv = nn.Conv2d(weight.shape[1], weight.shape[0], (height, width), stride, padding)
+            # skip_init: a metric must not draw from the global generator
+            shape = (weight.shape[1], weight.shape[0], (height, width), stride, padding)
+            conv = nn.utils.skip_init(nn.Conv2d, *shape)  # type: ignore[no-untyped-call]
             conv.weight.data = (weight.double() * gain.view(-1, 1, 1, 1)).float()
             conv.bias = nn.Parameter((beta.double() - mean.double() * gain).float())
             self.convs[name.replace(".", "/")] = conv
@@ -105,7 +107,7 @@ class Inception(nn.Module):
 
 
 @functools.lru_cache(maxsize=1)
-def load_inception(device: str = "cpu") -> Inception:
+def load_inception(device: str) -> Inception:
     """The network with the published weights; one copy a process.
 
     Raises:

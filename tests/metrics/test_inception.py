@@ -23,7 +23,7 @@ from bench.metrics.requirements import INCEPTION_VARIABLE, inception_file
 @pytest.fixture(scope="module")
 def network() -> Inception:
     try:
-        return load_inception()
+        return load_inception("cpu")
     except UserError as err:
         pytest.skip(err.problem)
 
@@ -80,6 +80,16 @@ def test_kid_of_torchmetrics_doctest(network: Inception) -> None:
         metric.update(fake, real=False)
         mean, std = metric.compute()
     assert (mean.item(), std.item()) == pytest.approx((0.0312, 0.0025), abs=1e-4)
+
+
+def test_loading_draws_no_random_numbers() -> None:
+    try:
+        path = inception_file()
+    except UserError as err:
+        pytest.skip(err.problem)
+    before = torch.get_rng_state()
+    Inception(read_parameters(path))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_wrong_bytes_are_refused(tmp_path: Path) -> None:
