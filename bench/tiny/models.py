@@ -1,7 +1,7 @@
 """Open the stored models: thin wrappers over `from_pretrained`, everything in float32.
 
 The same folders open with the library classes directly, for instance
-`StableDiffusionPipeline.from_pretrained(weights_dir() / "tiny-sd", torch_dtype=torch.float32)`.
+`StableDiffusionPipeline.from_pretrained(weights_dir() / "tiny-sd", dtype=torch.float32)`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.tiny.reader import Reader
 def load_pipeline(folder: Path | None = None) -> StableDiffusionPipeline:
     """tiny-sd, in evaluation mode, without a progress bar."""
     pipe: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
-        folder or weights_dir() / "tiny-sd", torch_dtype=torch.float32
+        folder or weights_dir() / "tiny-sd", dtype=torch.float32
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

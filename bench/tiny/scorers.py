@@ -72,7 +72,7 @@ JUDGE_TOWER = Tower(seed=51, width=80, layers=3, patch=8, text_width=48, text_la
 
 CLIP_PLAN = Plan("clip", steps=3600, batch=40, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
 PICK_PLAN = Plan("pick", steps=4800, batch=20, lr=1e-3, warmup=50, weight_decay=1e-3, ema=0.95)
-JUDGE_PLAN = Plan("judge", steps=2800, batch=16, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
+JUDGE_PLAN = Plan("judge", steps=3900, batch=16, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
 
 
 def build(tower: Tower) -> CLIPModel:
