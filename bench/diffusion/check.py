@@ -68,7 +68,8 @@ def check_tuner(tuner: type[Tuner], config: Any = None) -> list[CheckResult]:
     if not results[0].ok:
         return results
     config = tuner.Config() if config is None else config
-    with tempfile.TemporaryDirectory(prefix="bench-check-") as folder:
+    # a folder of its own for the whole suite: what a tuner drops into the current folder never lands in the user's
+    with tempfile.TemporaryDirectory(prefix="bench-check-") as folder, contextlib.chdir(folder):
         scratch = Path(folder).resolve()
         run = _Run()
         results.append(_result("units", lambda: _check_units(tuner, config, scratch, run)))
@@ -349,8 +350,6 @@ def _watched(scratch: Path, work_dir: Path, run: _Run) -> Iterator[None]:
     # a process's first optimiser step imports torch's compiler, which makes a cache folder: no deed of the tuner
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)]).step()
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "suites"}
-    home = scratch / "cwd"
-    home.mkdir()
     before = _random_states()
 
     def see(event: str, args: tuple[Any, ...]) -> None:
@@ -360,12 +359,14 @@ def _watched(scratch: Path, work_dir: Path, run: _Run) -> Iterator[None]:
             if work_dir not in (path, *path.parents) and "__pycache__" not in path.parts and path != Path(os.devnull):
                 run.writes.append(f"{event} {path}")
 
-    with _audited(see), contextlib.chdir(home):
+    known = set(scratch.iterdir())
+    with _audited(see):
         try:
             yield
         finally:
             run.random += [name for name, state in _random_states().items() if state != before[name]]
-            run.writes += [f"a file {p.name} in the current folder" for p in home.rglob("*")]
+            # native code escapes the audit, but not the current folder
+            run.writes += [f"{p.name} in the current folder" for p in scratch.iterdir() if p not in known]
             for name in [n for n in sys.modules if n.split(".")[0] == "suites"]:
                 del sys.modules[name]
             sys.modules.update(hidden)
