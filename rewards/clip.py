@@ -80,7 +80,7 @@ class ClipReward(Reward):
     """A CLIP model as a reward.
 
     Args:
-        folder: ``save_pretrained`` folder of CLIPModel, CLIPTokenizer and image processor.
+        folder: ``save_pretrained`` folder of CLIPModel, AutoTokenizer and image processor.
         name: the reward's name.
         form: ``cosine`` is cos(image, text); ``pickscore`` is exp(logit_scale) * cos, as PickScore prints it
             (Kirstain et al., arXiv 2305.01569).
@@ -98,7 +98,7 @@ class ClipReward(Reward):
         if not weights.is_file():
             raise UserError(f"the weights of reward {name!r} are missing: {weights} does not exist",
                             valid="a save_pretrained folder of a CLIPModel")  # fmt: skip
-        from transformers import CLIPModel, CLIPTokenizer
+        from transformers import AutoTokenizer, CLIPModel
 
         self.name, self.family, self.licence = name, family, licence
         self.form: Form = form
@@ -106,7 +106,7 @@ class ClipReward(Reward):
         self.weights_sha256 = file_sha256(weights)
         self.device = torch.device(device)
         self.preprocess = Preprocess.read(folder)
-        self.tokenizer: Any = CLIPTokenizer.from_pretrained(folder)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
         self.model.to(self.device)
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)

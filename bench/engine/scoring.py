@@ -21,7 +21,7 @@ from bench.engine.progress import Progress
 from bench.metrics.images import ImagesOnDisk
 from bench.store import atomic
 from bench.store.runs import RunFolder
-from rewards.expression import load_reward, parse
+from rewards.expression import canonical, load_reward, parse
 
 BASE = "f000"
 
@@ -41,8 +41,10 @@ class Trained:
 
 def trained_on(reward: str) -> Trained:
     """Names and families of every term of the run's reward."""
-    names = frozenset(name for _, name in parse(reward))
-    return Trained(names, frozenset(load_reward(name, "cpu").family for name in names) - {""})
+    terms = [load_reward(name, "cpu") for _, name in parse(reward)]
+    # a weighted sum is itself a judge: it goes by its whole expression
+    names = {canonical(reward), *(name for _, name in parse(reward)), *(term.name for term in terms)}
+    return Trained(frozenset(names), frozenset(term.family for term in terms) - {""})
 
 
 @dataclass

@@ -313,6 +313,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.parent is not None:
         _die_with_parent(args.parent)
+    _silence_libraries()
     try:
         worker = Worker(RunFolder(args.folder), quiet=args.quiet)
         if args.record_failure:
@@ -324,6 +325,15 @@ def main(argv: list[str]) -> int:
         return err.exit_code
     except (Stopped, KeyboardInterrupt):
         return 130
+
+
+def _silence_libraries() -> None:
+    """Loading bars of libraries would tear our own progress lines apart."""
+    import diffusers
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
 
 
 def _exit_code(record: Record) -> int:
