@@ -52,7 +52,7 @@ def tiny_sd() -> ModelSource:
         location=str(weights_dir() / "tiny-sd"),
         licence="Apache-2.0",
         # a few million weights and 64x64 pixels: steps of 2e-5 would not move it within a sample budget
-        tuning_defaults=MappingProxyType({"lr": 1e-3, "rank": 8}),
+        tuning_defaults=MappingProxyType({"lr": 3e-4, "rank": 8}),
     )
 
 

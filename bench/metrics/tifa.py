@@ -60,7 +60,7 @@ class TinyVQA:
                             hint="python -m bench.tiny.train")  # fmt: skip
         self.sha256 = file_sha256(weights)
         self.device = device
-        self.reader: Reader = Reader.from_pretrained(folder).eval().to(device)
+        self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).eval().to(device)
 
     def answers(self, images: torch.Tensor, questions: Sequence[Sequence[str]]) -> list[list[str]]:
         from bench.tiny.reader import answer_from
