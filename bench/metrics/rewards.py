@@ -10,8 +10,11 @@ from bench.metrics.judges import judge, per_image
 from bench.metrics.layout import Layout, is_base, layout
 from rewards.expression import terms
 
-JUDGES = ("tiny-pick", "tiny-judge", "tiny-clip", "symmetry", "compressibility")
+PREFERENCE_JUDGES = ("tiny-pick", "tiny-judge", "tiny-clip")
 """Asked in every run beside the reward tuned for and its terms: over-optimisation shows in those not trained on."""
+
+PROPERTIES = ("symmetry", "compressibility")
+"""Measured in every run, but nobody's preference: a win rate under them says nothing unless a run tuned for them."""
 
 
 class Rewards(Metric):
@@ -25,10 +28,11 @@ class Rewards(Metric):
         at = layout(scene)
         trained = terms(scene.trained_reward)
         measured = []
-        for name in dict.fromkeys((trained.canonical, *trained.names, *JUDGES)):
+        tuned_for = (trained.canonical, *trained.names)
+        for name in dict.fromkeys((*tuned_for, *PREFERENCE_JUDGES, *PROPERTIES)):
             reward = judge(name, scene.device)
             measured.append(_mean(name, reward, scene, at))
-            if not is_base(scene):
+            if not is_base(scene) and (name in tuned_for or name in PREFERENCE_JUDGES):
                 measured.append(_win_rate(name, reward, scene, at))
         return measured
 

@@ -113,7 +113,9 @@ def test_rewards_and_win_rates(make_scene: Callable[..., Scene], random_judges: 
     scene = make_scene(pictures=mirrored)
     measured = by_name(Rewards().score(scene))
     names = ["symmetry", "tiny-pick", "tiny-judge", "tiny-clip", "compressibility-q10"]
-    assert set(measured) == {f"{kind}/{name}" for kind in ("reward", "winrate") for name in names}
+    wanted = {f"{kind}/{name}" for kind in ("reward", "winrate") for name in names}
+    # a property nobody tuned for has a mean, and no win rate
+    assert set(measured) == wanted - {"winrate/compressibility-q10"}
     cost = measured["reward/symmetry"]
     assert (cost.value, cost.higher_is_better, cost.judge) == (0.0, False, "symmetry")
     rate = measured["winrate/symmetry"]
