@@ -46,7 +46,8 @@ class Diverged(Exception):
 def unknown_name(kind: str, name: str, known: Iterable[str], listing: str) -> UserError:
     """The error for a name nobody has: closest names first, then the command that lists all."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    spelled = {n.lower(): n for n in names}
+    close = [spelled[c] for c in difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)]
     valid = ", ".join(names) if len(names) <= 24 else f"{len(names)} names, see '{listing}'"
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? ('{listing}' shows all)" if close else listing
     return UserError(f"there is no {kind} named {name!r}", valid=valid, hint=hint)

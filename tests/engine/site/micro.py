@@ -50,6 +50,7 @@ class Config:
     """When to misbehave."""
 
     at: int = setting(1, unit="units", source="tests", help="the unit that misbehaves", low=0)
+    units: int = setting(5, unit="units", source="tests", help="how many there are", low=1)
 
 
 class Misbehaving(Tuner):
@@ -64,7 +65,7 @@ class Misbehaving(Tuner):
         self.n = 0
 
     def phases(self) -> list[Phase]:
-        return [Phase("misbehave", self.unit, lambda: self.n >= 5)]
+        return [Phase("misbehave", self.unit, lambda: self.n >= self.config.units)]
 
     def unit(self) -> Report:
         if self.n == self.config.at:
@@ -107,3 +108,14 @@ class Diverging(Misbehaving):
 
     def misbehave(self) -> None:
         raise Diverged("the gradient norm is nan")
+
+
+class Slow(Misbehaving):
+    """Well behaved, half a second a unit: long enough for a checkpoint to be due."""
+
+    name = "micro-slow"
+
+    def unit(self) -> Report:
+        time.sleep(0.5)
+        self.n += 1
+        return Report({"reward": float(self.n)})
