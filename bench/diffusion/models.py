@@ -182,16 +182,18 @@ def quiet() -> Iterator[None]:
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
-    levels = [(m, m.get_verbosity()) for m in (diffusers_logging, transformers_logging)]
-    for module, _ in levels:
+    modules = (diffusers_logging, transformers_logging)
+    before = [(m, m.get_verbosity(), m.is_progress_bar_enabled()) for m in modules]
+    for module in modules:
         module.set_verbosity(logging.CRITICAL)  # a missing file is logged as an error and raised: once is enough
         module.disable_progress_bar()
     try:
         yield
     finally:
-        for module, level in levels:
+        for module, level, bars in before:
             module.set_verbosity(level)
-            module.enable_progress_bar()
+            if bars:
+                module.enable_progress_bar()
 
 
 def check_files(folder: Path) -> None:
