@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,6 +60,8 @@ class Tuning:
         """
         self.ledger = Ledger(self.spec.budget)
         self.lost: dict[str, float] = {}
+        # before the ledger is written again: its age tells when a killed attempt ended
+        heartbeat = Heartbeat(self.folder.root / "tuning.json", self.folder.ledger_path)
         meters = Meters(self.model, self.ledger.charge)
         tuner = self._build(meters)
         state = self._restore(tuner)
@@ -68,7 +71,7 @@ class Tuning:
         self._fraction = self.ledger.fraction()
         with (
             meters,
-            self._heartbeat(),
+            heartbeat,
             self.progress.stage("tune", limit, _short(self.spec.budget.primary), done=self._spent()) as stage,
         ):
 
@@ -155,28 +158,39 @@ class Tuning:
             "adapter_scale": patch.adapter_scale,
         })  # fmt: skip
 
-    # --- what the supervisor outside watches ---
-
-    def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(self.folder.root / "tuning.json")
-
     def _spent(self) -> float:
         return self.ledger.spent[self.spec.budget.primary]
 
 
 class Heartbeat:
-    """``tuning.json``: lets a process outside compute how long tuning has taken, over all attempts."""
+    """``tuning.json``: lets a process outside compute how long tuning has taken, over all attempts.
 
-    def __init__(self, path: Path) -> None:
+    A killed attempt leaves its start behind and no end: it is taken to have ended when it last wrote its ledger, so that
+    the time between two attempts is nobody's.
+    """
+
+    def __init__(self, path: Path, ledger_path: Path) -> None:
         self._path = path
+        self._ledger_path = ledger_path
+        self._before_s = self._earlier_s()
 
     def __enter__(self) -> None:
-        before = atomic.read_json(self._path)["before_s"] if self._path.exists() else 0.0
-        self._before_s, self._start = before, time.time()
-        atomic.write_json(self._path, {"before_s": before, "since_unix_s": self._start})
+        self._start = time.time()
+        atomic.write_json(self._path, {"before_s": self._before_s, "since_unix_s": self._start, "pid": os.getpid()})
 
     def __exit__(self, *error: object) -> None:
-        atomic.write_json(self._path, {"before_s": self._before_s + time.time() - self._start, "since_unix_s": None})
+        spent_s = self._before_s + time.time() - self._start
+        atomic.write_json(self._path, {"before_s": spent_s, "since_unix_s": None, "pid": os.getpid()})
+
+    def _earlier_s(self) -> float:
+        """Wall-clock seconds of the attempts before this one."""
+        if not self._path.exists():
+            return 0.0
+        left = atomic.read_json(self._path)
+        before_s, since = float(left["before_s"]), left["since_unix_s"]
+        if since is not None and self._ledger_path.exists():
+            before_s += max(0.0, self._ledger_path.stat().st_mtime - since)
+        return before_s
 
 
 def taken_snapshots(folder: RunFolder, spec: RunSpec) -> list[float]:

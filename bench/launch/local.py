@@ -30,7 +30,7 @@ class Local(Launcher):
         child = subprocess.Popen([*command, *(["--quiet"] if quiet else [])], start_new_session=True)
         try:
             while child.poll() is None:
-                if _tuning_s(job.folder) > job.hard_wall_s:
+                if _tuning_s(job.folder, child.pid) > job.hard_wall_s:
                     _end(child)
                     command = [sys.executable, "-m", WORKER, str(job.folder), "--record-failure", "hard limit"]
                     return subprocess.run(command, check=False).returncode
@@ -58,11 +58,16 @@ def _end(child: subprocess.Popen[bytes], grace_s: float = GRACE_S) -> None:
             return
 
 
-def _tuning_s(folder: Path) -> float:
-    """Wall-clock seconds that tuning has taken, as the worker's heartbeat file lets an outsider compute them."""
+def _tuning_s(folder: Path, pid: int) -> float:
+    """Wall-clock seconds that tuning has taken, as the worker's heartbeat file lets an outsider compute them.
+
+    What a killed worker of another attempt left there says nothing about this one.
+    """
     try:
         beat = json.loads((folder / "tuning.json").read_text("utf-8"))
     except (OSError, json.JSONDecodeError):
+        return 0.0
+    if beat["pid"] != pid:
         return 0.0
     since = beat["since_unix_s"]
     return float(beat["before_s"]) + (time.time() - since if since is not None else 0.0)
