@@ -165,8 +165,8 @@ class Tuning:
 class Heartbeat:
     """``tuning.json``: lets a process outside compute how long tuning has taken, over all attempts.
 
-    A killed attempt leaves its start behind and no end: it is taken to have ended when it last wrote its ledger, so that
-    the time between two attempts is nobody's.
+    A killed attempt leaves its start behind and no end: it is taken to have ended when it last wrote its ledger, so
+    that the time between two attempts is nobody's.
     """
 
     def __init__(self, path: Path, ledger_path: Path) -> None:
