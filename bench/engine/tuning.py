@@ -14,8 +14,6 @@ import torch
 from bench.core import registry
 from bench.core.budget import Ledger
 from bench.core.contract import Patch, Phase, Report, Tuner, make_config
-from bench.core.errors import UserError
-from bench.core.identity import file_sha256
 from bench.core.types import RunSpec, Suite
 from bench.diffusion import adapters
 from bench.diffusion.context import TuningContext
@@ -208,14 +206,6 @@ def load_patch(model: BaseModel, root: Path) -> Patch:
     if facts["adapter"]:
         adapters.load_adapter(model.unet, root / "adapter")
     return Patch(adapter=facts["adapter"], adapter_scale=facts["adapter_scale"])
-
-
-def adapter_digest(root: Path) -> str:
-    """SHA-256 of the snapshot's adapter file. Raises UserError when it is gone."""
-    path = root / "adapter" / "pytorch_lora_weights.safetensors"
-    if not path.exists():
-        raise UserError(f"{path} is missing", hint="remove the snapshot's folder and run the same command again")
-    return file_sha256(path)
 
 
 def _short(kind: str) -> str:
