@@ -11,6 +11,7 @@ import torch
 
 from bench.core.budget import Budget
 from bench.core.types import Prompt, Question, SamplerSpec, Suite, SuiteSpec
+from bench.diffusion.sources import find_source
 from bench.engine.plan import PlannedRun
 from bench.store import atomic
 from bench.store.runs import RunFolder
@@ -27,11 +28,15 @@ def prepare(run: PlannedRun, request: Mapping[str, Any]) -> RunFolder:
     atomic.write_jsonl(folder.root / "train.jsonl", [dataclasses.asdict(p) for p in run.suite.train_prompts])
     atomic.write_jsonl(folder.root / "questions.jsonl", [dataclasses.asdict(q) for q in run.suite.questions])
     # the number of threads decides the order of sums: every attempt at a run keeps the first one's
-    n_threads = torch.get_num_threads()
+    threads = {
+        "n_threads": find_source(run.model_ref).n_threads or torch.get_num_threads(),
+        "score_threads": torch.get_num_threads(),
+    }
     if folder.request_path.exists():
-        n_threads = atomic.read_json(folder.request_path)["n_threads"]
+        before = atomic.read_json(folder.request_path)
+        threads = {key: before[key] for key in threads}
     atomic.write_json(folder.request_path, {
-        **request, "tuner": run.tuner_ref, "model": run.model_ref, "settings": run.settings, "n_threads": n_threads,
+        **request, "tuner": run.tuner_ref, "model": run.model_ref, "settings": run.settings, **threads,
         "runs": str(_runs_of(folder)),
     })  # fmt: skip
     return folder

@@ -172,6 +172,7 @@ class Worker:
         return folders
 
     def _scorer(self, *, fresh: bool = False) -> scoring.Scorer:
+        torch.set_num_threads(self.request["score_threads"])
         return scoring.Scorer(self.folder, self.spec, self.suite, self.cache, self.device, self.progress, fresh=fresh)
 
     def _load_model(self) -> BaseModel:
@@ -223,7 +224,7 @@ class Worker:
     ) -> Record:  # fmt: skip
         s = self.suite.spec
         limited = f"only the first {s.limit} prompts were used (--limit)" if s.limit else None
-        n_threads = torch.get_num_threads()
+        n_threads = self.request["n_threads"]
         return Record(
             run_id=self.spec.run_id, status=status, reason=reason, spec=plain(self.spec),
             settings=dict(self.request["settings"]), suite={**plain(s), "id": s.id}, notes=list(self.suite.notes),
