@@ -9,11 +9,12 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from bench.core.budget import Charge
+from bench.core.budget import Budget, Charge
 from bench.core.errors import UserError, unknown_name
 from bench.core.types import Prompt, SamplerSpec, Suite
 
@@ -67,7 +68,23 @@ class Patch:
     adapter_scale: float = 1.0
     """LoRA scale at inference."""
     hooks: tuple[Any, ...] = ()
-    """Sampling hooks (``bench.diffusion.generate.SamplingHook``): attention modulation, latent hooks."""
+    """Sampling hooks (``bench.diffusion.generate.SamplingHook``): attention modulation, latent hooks. Generation runs
+    in a later stage than tuning, so hooks are rebuilt there by ``Tuner.sampling_hooks`` from the settings alone."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a plan knows of a run before anything is loaded, for ``Tuner.problems``."""
+
+    train_sampler: SamplerSpec
+    sampler: SamplerSpec
+    """Of the evaluation images."""
+    global_batch: int
+    budget: Budget
+    n_train_prompts: int
+    reward: str
+    """Canonical expression."""
+    model: str
 
 
 class Reward(ABC):
@@ -111,8 +128,11 @@ class Context(Protocol):
     """Samples per optimiser step, fixed by the suite."""
     micro_batch: int
     """Samples per forward that fit; gradients accumulate to the global batch."""
+    budget: Budget
+    """The run's limits, for tuners that size their data by it."""
     work_dir: Path
-    """The only folder a tuner may write to."""
+    """The only folder a tuner may write to. It is there again when a killed run resumes, possibly holding more than
+    the restored state knows of, and is removed when the run is done."""
 
     def prompts(self, update: int, n: int) -> Sequence[Prompt]:
         """The training prompts of one update: a seeded shuffle without replacement, epoch by epoch."""
@@ -120,6 +140,15 @@ class Context(Protocol):
 
     def reward(self, name: str | None = None) -> Reward:
         """The run's reward, or another one by name; every image scored is charged."""
+        ...
+
+    def share(self, n: int) -> range:
+        """Which of the ``n`` samples of an update are this process's: all of them on one device. Draws are named by
+        the sample's number, so that the world size changes no draw."""
+        ...
+
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Sums each tensor over all processes, in place; nothing to do on one."""
         ...
 
     def remaining(self) -> Mapping[str, float]:
@@ -157,11 +186,25 @@ class Tuner(ABC):
         self.config = config
         self.ctx = ctx
 
+    @classmethod
+    def problems(cls, config: Any, setup: Setup) -> list[str]:
+        """What would make this run fail, each as one sentence with what is valid; asked at plan time."""
+        return []
+
+    @classmethod
+    def sampling_hooks(cls, config: Any) -> Sequence[Any]:
+        """What generation needs beside the adapter (``bench.diffusion.generate.SamplingHook``), fresh objects."""
+        return ()
+
     @abstractmethod
     def phases(self) -> list[Phase]: ...
 
     def patch(self) -> Patch:
-        return Patch()
+        return Patch(hooks=tuple(self.sampling_hooks(self.config)))
+
+    def snapshot_weights(self) -> AbstractContextManager[None]:
+        """Inside, the adapter holds the weights that are to be kept and evaluated, such as a moving average."""
+        return nullcontext()
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -304,7 +305,8 @@ def _check_resume(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> st
     for k in points:
         saved, loop = run.saved[k]
         work_dir = scratch / f"resume-{k}"
-        work_dir.mkdir()
+        # files may be ahead of the state: a killed run wrote them after its last checkpoint
+        shutil.copytree(scratch / "work", work_dir)
         with _session(cls, config, work_dir, run) as session:
             with session.meters.pause():
                 session.tuner.load_state_dict(_load(saved))

@@ -33,6 +33,7 @@ class TuningContext:
         self.sampler = sampler
         self.global_batch = global_batch
         self.micro_batch = min(micro_batch, global_batch)
+        self.budget = ledger.budget
         self.work_dir = work_dir
         self._train_prompts = tuple(train_prompts)
         self._rewards = rewards
@@ -41,6 +42,12 @@ class TuningContext:
         self._ledger = ledger
         self._seed = seed
         self._loaded: dict[str, Reward] = {}
+
+    def share(self, n: int) -> range:
+        return range(n)
+
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
+        return
 
     def prompts(self, update: int, n: int) -> Sequence[Prompt]:
         """Positions update*n .. update*n + n - 1 of an endless sequence of shuffled epochs."""

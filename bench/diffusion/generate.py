@@ -15,11 +15,25 @@ from bench.diffusion.models import BaseModel
 from bench.diffusion.samplers import Noise, build_sampler, conditions, predict_eps
 
 
-class SamplingHook(Protocol):
-    """What a patch may do while sampling, beside its adapter."""
+@dataclass(frozen=True)
+class Batch:
+    """What is being sampled: all that a hook needs to sample it once more in its own way."""
 
-    def begin(self, model: BaseModel, texts: Sequence[str], n_steps: int) -> None:
+    model: BaseModel
+    texts: Sequence[str]
+    noise: Noise
+    spec: SamplerSpec
+
+
+class SamplingHook(Protocol):
+    """What a patch may do while sampling, beside its adapter. One object serves many batches, one after the other."""
+
+    def begin(self, batch: Batch) -> None:
         """Before the first step of a batch."""
+        ...
+
+    def before_step(self, i: int) -> None:
+        """Before the U-Net is called for step i."""
         ...
 
     def after_step(self, i: int, x: torch.Tensor) -> torch.Tensor:
@@ -57,8 +71,10 @@ def sample_latents(
     x = walk.start(noise.initial(model.latent_shape(spec.resolution), model.dtype, model.device))
     try:
         for hook in hooks:
-            hook.begin(model, texts, sampler.n_steps)
+            hook.begin(Batch(model, texts, noise, spec))
         for i in range(sampler.n_steps):
+            for hook in hooks:
+                hook.before_step(i)
             x = walk.step(i, predict_eps(model, sampler, i, x, cond, uncond), x, noise)
             for hook in hooks:
                 x = hook.after_step(i, x)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core import registry
 from bench.core.budget import Budget
-from bench.core.contract import Tuner, changed_settings, make_config
+from bench.core.contract import Setup, Tuner, changed_settings, make_config
 from bench.core.errors import UserError, unknown_name
 from bench.core.identity import file_sha256
 from bench.core.types import RunSpec, Suite
@@ -208,7 +208,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     return PlannedRun(
         spec=spec, suite=suite, folder=folder, settings=_resolved(tuner.config, source), state=state_of(folder),
         tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
-        problems=tuple(_problems(suite, tuner, reward, source)),
+        problems=tuple(_problems(suite, tuner, spec, source)),
     )  # fmt: skip
 
 
@@ -232,13 +232,18 @@ def state_of(folder: RunFolder) -> str:
     return "started" if folder.spec_path.exists() else "to do"
 
 
-def _problems(suite: Suite, tuner: ChosenTuner, reward: str, source: ModelSource) -> list[str]:
+def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSource) -> list[str]:
     from bench.metrics.requirements import missing
     from rewards import expression
     from suites import leaks
 
     problems = [*_missing_model(source), *missing(suite.spec.metrics, suite)]
-    terms = [name for _, name in expression.parse(reward)]
+    setup = Setup(
+        train_sampler=spec.train_sampler, sampler=spec.sampler, global_batch=spec.global_batch, budget=spec.budget,
+        n_train_prompts=len(suite.train_prompts), reward=spec.reward, model=spec.model,
+    )  # fmt: skip
+    problems += [f"{tuner.label}: {problem}" for problem in tuner.cls.problems(tuner.config, setup)]
+    terms = [name for _, name in expression.parse(spec.reward)]
     black_box = [n for n in terms if not getattr(registry.load("rewards", n), "differentiable", True)]
     if black_box and "differentiable-reward" in tuner.cls.needs:
         problems.append(

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -149,7 +150,7 @@ class Tuning:
         patch = tuner.patch()
         root = self.folder.snapshots / snapshot_name(fraction)
         if patch.adapter:
-            with atomic.new_folder(root / "adapter") as making:
+            with atomic.new_folder(root / "adapter") as making, tuner.snapshot_weights():
                 adapters.save_adapter(self.model.unet, making)
         atomic.write_json(root / "snapshot.json", {
             "fraction": fraction, "spent": self.ledger.spent, "adapter": patch.adapter,
@@ -196,8 +197,11 @@ def taken_snapshots(folder: RunFolder, spec: RunSpec) -> list[float]:
     return [f for f in spec.fractions if f > 0 and (folder.snapshots / snapshot_name(f) / "snapshot.json").exists()]
 
 
-def load_patch(model: BaseModel, root: Path) -> Patch:
+def load_patch(model: BaseModel, root: Path, tuner_ref: str, settings: Mapping[str, Any]) -> Patch:
     """Puts the snapshot's adapter on the model; all that generation sees of a tuner.
+
+    Args:
+        settings: of the tuner, as difference to its defaults; its sampling hooks are made from them.
 
     Raises:
         UserError: the adapter's file is damaged.
@@ -205,7 +209,9 @@ def load_patch(model: BaseModel, root: Path) -> Patch:
     facts = atomic.read_json(root / "snapshot.json")
     if facts["adapter"]:
         adapters.load_adapter(model.unet, root / "adapter")
-    return Patch(adapter=facts["adapter"], adapter_scale=facts["adapter_scale"])
+    cls = registry.find("tuners", tuner_ref).load()
+    hooks = cls.sampling_hooks(make_config(cls, settings))
+    return Patch(adapter=facts["adapter"], adapter_scale=facts["adapter_scale"], hooks=tuple(hooks))
 
 
 def _short(kind: str) -> str:

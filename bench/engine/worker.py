@@ -164,7 +164,7 @@ class Worker:
             scoring.BASE: imaging.base_images(base, self.cache, model, self.spec, self.suite, self.progress, self.stop)
         }
         for path in wanted:
-            patch = tuning.load_patch(model, path.parent)
+            patch = tuning.load_patch(model, path.parent, self.request["tuner"], self.spec.settings)
             folders[path.parent.name] = imaging.make_images(
                 path, model, self.spec, self.suite, patch, self.progress, f"generate {path.parent.name}", self.stop
             )

@@ -80,8 +80,11 @@ def test_a_hook_sees_every_step_and_is_ended(model):
         def __init__(self):
             self.seen = []
 
-        def begin(self, model, texts, n_steps):
-            self.seen.append(("begin", tuple(texts), n_steps))
+        def begin(self, batch):
+            self.seen.append(("begin", tuple(batch.texts), batch.spec.n_steps))
+
+        def before_step(self, i):
+            self.seen.append(f"before {i}")
 
         def after_step(self, i, x):
             self.seen.append(i)
@@ -94,7 +97,7 @@ def test_a_hook_sees_every_step_and_is_ended(model):
     spec = SamplerSpec("ddim", n_steps=2)
     (plain,) = generate(model, PROMPTS[:1], [0], spec)
     (hooked,) = generate(model, PROMPTS[:1], [0], spec, Patch(hooks=(hook,)))
-    assert hook.seen == [("begin", ("a red cat",), 2), 0, 1, "end"]
+    assert hook.seen == [("begin", ("a red cat",), 2), "before 0", 0, "before 1", 1, "end"]
     assert not torch.equal(plain.image, hooked.image)
 
 
