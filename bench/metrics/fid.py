@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,12 +154,12 @@ class _InceptionMetric(Metric):
     packages = (INCEPTION_PACKAGE,)
     protocol: ClassVar[str] = "pytorch-fid"
 
+    @abstractmethod
     def distance(self, x: NDArray[np.float32], y: NDArray[np.float32], at: Layout, paired: bool) -> dict[str, Any]:
         """``value``, and ``ci_low``, ``ci_high`` where there are any, of samples ``x`` against ``y``.
 
         ``paired``: row i of both shows the same prompt.
         """
-        raise NotImplementedError
 
     def notes(self, n: int) -> tuple[str, ...]:
         return ()
