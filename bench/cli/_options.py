@@ -29,6 +29,7 @@ _PLAN = (
     click.option("--set", "settings", multiple=True, help="KEY=VALUE or TUNER.KEY=VALUE; repeatable."),
     data,
     click.option("--limit", type=int, help="Only the first N prompts: a smoke test, never ranked."),
+    click.option("--fractions", help="Shares of the budget to keep and score, such as 0,0.5,1."),
     click.option(
         "--hard-limit", "hard_limit_s", type=float, help="Wall-clock seconds of tuning, enforced from outside."
     ),

@@ -29,6 +29,8 @@ class Options:
     """Folder of the published prompt files; None reads TUNEBENCH_DATA."""
     limit: int | None = None
     """Only the first prompts: a smoke test, never ranked."""
+    fractions: str | None = None
+    """Shares of the budget at which the adapter is kept and scored, such as "0,0.5,1"; None is the suite's."""
     hard_limit_s: float | None = None
     """Wall-clock seconds of tuning after which the run is ended from outside."""
     runs: Path = Path("runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 from collections.abc import Mapping, Sequence
@@ -166,6 +167,18 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
+def parse_fractions(text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
+    """The suite's shares of the budget, or the user's list instead of them: rising from 0 (the base) to 1."""
+    if text is None:
+        return default
+    shares: tuple[float, ...] = ()
+    with contextlib.suppress(ValueError):
+        shares = tuple(float(part) for part in text.split(","))
+    if not shares or shares[0] != 0 or shares[-1] != 1 or list(shares) != sorted(set(shares)):
+        raise UserError(f"--fractions {text!r}", valid="shares of the budget that rise from 0 to 1, such as 0,0.5,1")
+    return shares
+
+
 def parse_budget(pairs: Sequence[str], default: Budget, hard_limit_s: float | None = None) -> Budget:
     """The suite's budget, or the user's ``kind=limit`` pairs instead of it; the first pair is then the primary kind."""
     hard = default.hard_wall_s if hard_limit_s is None else hard_limit_s
@@ -201,7 +214,8 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         tuner=tuner.cls.name, tuner_version=tuner.cls.version, label=tuner.label, tuner_sha256=tuner.file_sha256,
         settings=changed_settings(tuner.cls, tuner.config), reward=reward,
         budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
-        train_sampler=s.train_sampler, global_batch=s.global_batch, eval_seeds=s.eval_seeds, fractions=s.fractions,
+        train_sampler=s.train_sampler, global_batch=s.global_batch, eval_seeds=s.eval_seeds,
+        fractions=parse_fractions(options.fractions, s.fractions),
         metrics=s.metrics, seed=seed,
     )  # fmt: skip
     folder = run_folder(options.runs, spec)
