@@ -142,6 +142,15 @@ class Context(Protocol):
         """The run's reward, or another one by name; every image scored is charged."""
         ...
 
+    def own_reward(self, reward: Reward) -> Reward:
+        """A reward that the tuner made itself; every image it scores is charged as the run's reward charges."""
+        ...
+
+    def charge_flops(self, name: str, rows: int, one_row: Callable[[], object]) -> None:
+        """Charges ``rows`` times the FLOPs of ``one_row``: a tuner's own network on one row, forward and, where it
+        trains, backward. It is called once for each ``name``, off the books, and must leave no gradient behind."""
+        ...
+
     def share(self, n: int) -> range:
         """Which of the ``n`` samples of an update are this process's: all of them on one device. Draws are named by
         the sample's number, so that the world size changes no draw."""

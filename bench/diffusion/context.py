@@ -71,6 +71,12 @@ class TuningContext:
             self._loaded[name] = self._meters.metered_reward(self._rewards(name))
         return self._loaded[name]
 
+    def own_reward(self, reward: Reward) -> Reward:
+        return self._meters.metered_reward(reward)
+
+    def charge_flops(self, name: str, rows: int, one_row: Callable[[], object]) -> None:
+        self._meters.on_network(name, rows, one_row)
+
     def remaining(self) -> Mapping[str, float]:
         return self._ledger.remaining()
 

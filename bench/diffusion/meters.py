@@ -167,6 +167,18 @@ class Meters:
         if out.requires_grad:
             out.register_hook(lambda _: self._on_backward(None, rows, bwd))
 
+    def on_network(self, name: str, rows: int, one_row: Callable[[], object]) -> None:
+        """Books ``rows`` rows of a tuner's own network, forward and backward together."""
+        if self._paused:
+            return
+        key = ("network", name)
+        if key not in self._flops:
+            counter = FlopCounterMode(display=False)
+            with self.pause(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+                one_row()
+            self._flops[key] = (float(counter.get_total_flops()), 0.0)
+        self.charge("flops", rows * self._flops[key][0])
+
     # -- FLOPs
 
     def _flops_per_row(
