@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from bench.core.budget import Budget, Charge, Ledger
-from bench.core.contract import Patch, Phase, Report, Reward, Tuner
+from bench.core.contract import Patch, Phase, Report, Reward, Tuner, changed_settings, make_config
 from bench.core.errors import UserError
 from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion import adapters
@@ -63,12 +63,12 @@ def check_tuner(tuner: type[Tuner], config: Any = None) -> list[CheckResult]:
 
     Args:
         tuner: the class.
-        config: its settings; None takes the defaults.
+        config: its settings; None takes the defaults. ``Tuner.check_settings`` are laid over them.
     """
     results = [_result("settings", lambda: _check_settings(tuner))]
     if not results[0].ok:
         return results
-    config = tuner.Config() if config is None else config
+    config = make_config(tuner, {**changed_settings(tuner, config or tuner.Config()), **tuner.check_settings})
     # a folder of its own for the whole suite: what a tuner drops into the current folder never lands in the user's
     with tempfile.TemporaryDirectory(prefix="bench-check-") as folder, contextlib.chdir(folder):
         scratch = Path(folder).resolve()
@@ -222,7 +222,10 @@ def _check_settings(cls: type[Tuner]) -> str:
     for preset, values in cls.presets.items():
         if unknown := sorted(values.keys() - {f.name for f in fields}):
             raise _BrokenError(f"preset {preset!r} sets {unknown[0]!r}, which is no setting")
-    return f"{len(fields)} settings, {len(cls.presets)} presets"
+    if unknown := sorted(cls.check_settings.keys() - {f.name for f in fields}):
+        raise _BrokenError(f"check_settings sets {unknown[0]!r}, which is no setting")
+    laid = ", ".join(f"{k} = {v}" for k, v in cls.check_settings.items())
+    return f"{len(fields)} settings, {len(cls.presets)} presets" + (f"; checked with {laid}" if laid else "")
 
 
 def _check_units(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> str:
