@@ -19,9 +19,8 @@ from typing import Any, ClassVar
 import torch
 
 from bench.core.contract import Context, setting
-from bench.core.errors import UserError
 from bench.diffusion.rollout import Path
-from tuners.online import OnlineConfig, OnlineTuner
+from tuners.online import OnlineConfig, OnlineTuner, of_steps
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,13 @@ class DRTuneConfig(OnlineConfig):
         -1, unit="steps", source="§4.4, Fig. 9: m = 20 of T = 50", low=-1,
         help="the rollout stops at a random one of its last m steps; -1 is the paper's 0.4 T, 0 never stops early",
     )  # fmt: skip
+    steps: str = setting(
+        "spaced", unit="", source="§3.2: equally spaced steps converge faster than random ones",
+        choices=("spaced", "random"), help="which K steps train: equally spaced ones, or any K",
+    )  # fmt: skip
+    stop_gradient: bool = setting(
+        True, unit="", source="eq. 3; §4.2", help="sg at the U-Net's input; false differentiates the U-Nets by x_t too"
+    )
     span: str = setting(
         "full", unit="", source="algorithm 1 / FlowBP", choices=("full", "executed"),
         help="spread the K steps over all T, where those after the stop are lost, or over the executed ones",
@@ -59,22 +65,35 @@ class DRTune(OnlineTuner):
         "drtune": {},
         "drtune-noes": {"m": 0},
         "drtune-executed": {"span": "executed"},
+        "drtune-randomk": {"steps": "random"},
+        "drtune-nosg": {"stop_gradient": False},
     }
 
     def __init__(self, config: DRTuneConfig, ctx: Context) -> None:
         super().__init__(config, ctx)
-        T = self.sampler.n_steps
-        self.K = config.K or max(1, round(0.1 * T))
-        self.m = round(0.4 * T) if config.m < 0 else config.m
-        if self.K > T or self.m > T:
-            raise UserError(f"drtune: K = {self.K}, m = {self.m} with {T} sampler steps", valid=f"at most {T}")
+        self.K, self.m = _resolved(config, self.sampler.n_steps)
+
+    @classmethod
+    def step_problems(cls, config: Any, n_steps: int) -> list[str]:
+        problems = super().step_problems(config, n_steps)
+        K, m = _resolved(config, n_steps)
+        if n_steps < K:
+            problems.append(f"K = {K} with {n_steps} sampler steps: at most {n_steps}")
+        if m >= n_steps:
+            problems.append(f"m = {m} with {n_steps} sampler steps: at most {n_steps - 1}, or nothing is sampled")
+        return problems
 
     def path(self, update: int) -> Path:
         T = self.sampler.n_steps
         rng = self.ctx.rng("drtune", update=update)
         s = T - draw_t_min(self.m, rng) if self.m else None
         length = T if self.config.span == "full" or s is None else s + 1
-        return Path(train=draw_t_train(length, min(self.K, length), rng), stop=s)
+        draw = draw_t_train if self.config.steps == "spaced" else draw_any
+        return Path(draw(length, min(self.K, length), rng), s, through_input=not self.config.stop_gradient)
+
+
+def _resolved(config: DRTuneConfig, T: int) -> tuple[int, int]:
+    return config.K or of_steps(T, 0.1), round(0.4 * T) if config.m < 0 else config.m
 
 
 def draw_t_min(m: int, rng: torch.Generator) -> int:
@@ -91,3 +110,8 @@ def draw_t_train(T: int, K: int, rng: torch.Generator) -> frozenset[int]:
     d = T // K
     s = int(torch.randint(1, T - (K - 1) * d + 1, (), generator=rng))
     return frozenset(T - (s + k * d) for k in range(K))
+
+
+def draw_any(T: int, K: int, rng: torch.Generator) -> frozenset[int]:
+    """Any K of the T steps, all sets alike: the paper's comparison with its equally spaced ones."""
+    return frozenset(torch.randperm(T, generator=rng)[:K].tolist())

@@ -4,15 +4,17 @@ Which steps train and where a rollout ends is each tuner's own file."""
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
 from bench.core.budget import Charge
-from bench.core.contract import Context, Phase, Report, setting
-from bench.diffusion.rollout import Path, accumulate_gradients, rollout_cost
-from bench.diffusion.samplers import Noise, build_sampler
+from bench.core.contract import Context, Phase, Report, Reward, Setup, setting
+from bench.core.errors import UserError
+from bench.diffusion.rollout import Loss, Outcome, Path, accumulate_gradients, rollout_cost
+from bench.diffusion.samplers import SCHEDULERS, Noise, build_sampler
 from tuners.adapting import AdapterConfig, AdapterTuner
 
 
@@ -21,29 +23,67 @@ class OnlineConfig(AdapterConfig):
     """Settings common to the path-gradient tuners."""
 
     reward_map: str = setting(
-        "linear", unit="", source="DRTune alg. 1 / ReFL's code", choices=("linear", "hinge"),
-        help="loss of a reward r: -r, or ReLU(c - r), which stops pushing once r reaches c",
+        "linear", unit="", source="DRTune alg. 1 / ReFL's code / AlignProp's code",
+        choices=("linear", "hinge", "distance"),
+        help="loss of a reward r: -r; ReLU(c - r), which stops pushing once r reaches c; or |c - r|, which pulls back",
     )  # fmt: skip
     hinge_at: float = setting(
-        2.0, unit="reward", source="ReFL's code (ImageReward's scale)", help="c of the hinge; depends on the reward"
+        2.0, unit="reward", source="ReFL's code (ImageReward's scale); AlignProp's code: 10 (aesthetic score)",
+        help="c of hinge and distance; depends on the reward",
+    )  # fmt: skip
+    loss_scale: float = setting(
+        1.0, unit="", source="ReFL's code: 1e-3; AlignProp's code: 0.01", low=0.0,
+        help="factor g on the reward loss; with no other loss it moves only the clipping threshold and Adam's epsilon",
+    )  # fmt: skip
+    kl: float = setting(
+        0.0, unit="", source="DRaFT+ (NeMo-Aligner): 1.0", low=0.0,
+        help="weight of the mean squared distance of trained predictions to the base model's; costs its evaluation",
     )  # fmt: skip
 
 
 def map_reward(r: torch.Tensor, reward_map: str, hinge_at: float) -> torch.Tensor:
-    """Loss per sample (B,) of rewards r (B,), higher being better: ``linear`` -r, ``hinge`` ReLU(c - r)."""
-    return -r if reward_map == "linear" else torch.relu(hinge_at - r)
+    """Loss per sample (B,) of rewards r (B,), higher being better: ``linear`` -r, ``hinge`` ReLU(c - r), ``distance``
+    |c - r|."""
+    if reward_map == "linear":
+        return -r
+    return torch.relu(hinge_at - r) if reward_map == "hinge" else (hinge_at - r).abs()
+
+
+def of_steps(n_steps: int, share: float) -> int:
+    """A share of a rollout's steps, at least one: what papers state for 50 steps serves any number of them."""
+    return max(1, round(share * n_steps))
+
+
+def last_steps(n_steps: int, K: int) -> frozenset[int]:
+    """{T-K .. T-1}, as execution indices."""
+    return frozenset(range(n_steps - K, n_steps))
 
 
 class OnlineTuner(AdapterTuner):
     """A tuner that samples with the current model and ascends the reward's gradient through the sampler."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"differentiable-reward"})
-    loss_scale: float = 1.0
-    """Factor on the mapped reward; Adam ignores it unless another loss joins the update."""
 
     def __init__(self, config: Any, ctx: Context) -> None:
         super().__init__(config, ctx)
         self.sampler = build_sampler(ctx.model, ctx.sampler)
+        if problems := self.step_problems(config, self.sampler.n_steps):
+            raise UserError(f"{self.name}: {problems[0]}")
+        self.loss_scale: float = config.loss_scale
+        """Factor on the mapped reward; Adam ignores it unless another loss joins the update."""
+
+    @classmethod
+    def problems(cls, config: Any, setup: Setup) -> list[str]:
+        problems = super().problems(config, setup)
+        sampler = setup.train_sampler
+        if sampler.scheduler not in SCHEDULERS:
+            problems.append(f"no gradient through sampler {sampler.scheduler!r}: {', '.join(SCHEDULERS)}")
+        return problems + cls.step_problems(config, sampler.n_steps)
+
+    @classmethod
+    def step_problems(cls, config: Any, n_steps: int) -> list[str]:
+        """What does not fit a rollout of so many steps, each as one sentence with what is valid."""
+        return []
 
     @abstractmethod
     def path(self, update: int) -> Path:
@@ -53,7 +93,8 @@ class OnlineTuner(AdapterTuner):
         return [Phase("tune", self.unit, done=lambda: False, next_cost=self.next_cost)]
 
     def next_cost(self) -> Charge:
-        return rollout_cost(self.sampler, self.path(self.update), self.ctx.global_batch) + Charge({"steps": 1})
+        path = self.path(self.update)
+        return rollout_cost(self.sampler, path, self.ctx.global_batch, self.config.kl) + Charge({"steps": 1})
 
     def unit(self) -> Report:
         """One optimiser step on ``global_batch`` rollouts."""
@@ -61,29 +102,39 @@ class OnlineTuner(AdapterTuner):
         return Report({**scalars, **self.step()})
 
     def accumulate(self, path: Path) -> dict[str, float]:
-        """Adds the gradient of mean_B loss(r(x_out)), micro-batch by micro-batch; returns what to log."""
+        """Adds the gradient of mean_B g phi(r(x_out)) + kl L_kl, micro-batch by micro-batch; returns what to log."""
         ctx = self.ctx
         texts = [p.text for p in ctx.prompts(self.update, ctx.global_batch)]
-        seeds = [ctx.seed("rollout", update=self.update, sample=k) for k in range(len(texts))]
-        reward = ctx.reward()
         rewards: list[float] = []
-        saturated = 0.0
+        saturated = penalty = 0.0
         mine = ctx.share(len(texts))
         for lo in range(0, len(mine), ctx.micro_batch):
             part = mine[lo : lo + ctx.micro_batch]
-            batch = [texts[k] for k in part]
-
-            def loss(images: torch.Tensor, batch: list[str] = batch) -> torch.Tensor:
-                r = reward.score(images, batch)
-                rewards.extend(r.detach().tolist())
-                mapped = map_reward(r, self.config.reward_map, self.config.hinge_at)
-                return self.loss_scale * mapped.sum() / ctx.global_batch
-
-            outcome = accumulate_gradients(
-                ctx.model, self.sampler, path, batch, Noise([seeds[k] for k in part]), loss, ctx.sampler.resolution,
-            )  # fmt: skip
+            outcome = self.accumulate_part(path, part, [texts[k] for k in part], rewards)
             saturated += outcome.saturated * len(part) / len(mine)
+            penalty += outcome.kl / len(mine)
         return {
             "reward": sum(rewards) / len(rewards), "saturated": saturated,
             "n_executed": path.n_executed(self.sampler.n_steps), "n_trained": path.n_trained(self.sampler.n_steps),
+            **({"kl": penalty} if self.config.kl else {}),
         }  # fmt: skip
+
+    def accumulate_part(self, path: Path, part: Sequence[int], texts: Sequence[str], rewards: list[float]) -> Outcome:
+        """The same for the samples ``part`` of the update, with these texts; their rewards are appended."""
+        ctx = self.ctx
+        noise = Noise([ctx.seed("rollout", update=self.update, sample=k) for k in part])
+        return accumulate_gradients(
+            ctx.model, self.sampler, path, texts, noise, self.loss(ctx.reward(), texts, rewards),
+            ctx.sampler.resolution, self.config.kl / ctx.global_batch,
+        )  # fmt: skip
+
+    def loss(self, reward: Reward, texts: Sequence[str], rewards: list[float]) -> Loss:
+        """g phi(r) of images for these texts, divided by the global batch; appends the rewards as it scores."""
+
+        def loss(images: torch.Tensor) -> torch.Tensor:
+            r = reward.score(images, texts)
+            rewards.extend(r.detach().tolist())
+            mapped = map_reward(r, self.config.reward_map, self.config.hinge_at)
+            return self.loss_scale * mapped.sum() / self.ctx.global_batch
+
+        return loss

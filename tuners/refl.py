@@ -19,12 +19,11 @@ import torch
 
 from bench.core.budget import Charge
 from bench.core.contract import Context, Patch, Phase, Report, setting
-from bench.core.errors import UserError
 from bench.diffusion.denoising import denoising_loss
 from bench.diffusion.generate import sample_latents
 from bench.diffusion.rollout import Path
 from bench.diffusion.samplers import Noise, build_sampler
-from tuners.online import OnlineConfig, OnlineTuner
+from tuners.online import OnlineConfig, OnlineTuner, of_steps
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,6 @@ class ReFLConfig(OnlineConfig):
     guidance: float = setting(
         -1.0, unit="", source="ReFL's code trains without guidance (1)", low=-1.0,
         help="classifier-free guidance of the training rollout; -1 is the suite's",
-    )  # fmt: skip
-    loss_scale: float = setting(
-        1.0, unit="", source="ReFL's code: 1e-3", low=0.0,
-        help="factor g on the reward loss; without L_pre it moves only the clipping threshold and Adam's epsilon",
     )  # fmt: skip
     pretrain_weight: float = setting(
         0.0, unit="", source="ReFL eq. 7: 1", low=0.0, help="weight of L_pre on base-model images; 0 leaves it out"
@@ -79,13 +74,15 @@ class ReFL(OnlineTuner):
         super().__init__(config, ctx)
         if config.guidance >= 0:
             self.sampler = build_sampler(ctx.model, replace(ctx.sampler, guidance=config.guidance))
-        T = self.sampler.n_steps
-        self.window = config.window or max(1, round(config.share * T))
-        if self.window > T:
-            raise UserError(f"refl: window = {self.window} with {T} sampler steps", valid=f"at most {T}")
-        self.loss_scale = config.loss_scale
+        self.window = config.window or of_steps(self.sampler.n_steps, config.share)
         self.pool: list[tuple[str, torch.Tensor]] = []
         """(prompt, clean latent (C, h, w)) of the base model, for L_pre."""
+
+    @classmethod
+    def step_problems(cls, config: Any, n_steps: int) -> list[str]:
+        if config.window > n_steps:
+            return [f"window = {config.window} with {n_steps} sampler steps: at most {n_steps}"]
+        return super().step_problems(config, n_steps)
 
     def path(self, update: int) -> Path:
         T = self.sampler.n_steps
@@ -135,12 +132,13 @@ class ReFL(OnlineTuner):
         t = torch.randint(int(ctx.model.scheduler_config["num_train_timesteps"]), (B,), generator=rng)
         eps = torch.randn(x0.shape, generator=rng).to(x0)
         total = 0.0
-        for lo in range(0, B, ctx.micro_batch):
-            part = slice(lo, lo + ctx.micro_batch)
+        mine = ctx.share(B)
+        for lo in range(0, len(mine), ctx.micro_batch):
+            part = slice(mine.start + lo, min(mine.start + lo + ctx.micro_batch, mine.stop))
             texts = [text for text, _ in members[part]]
-            loss = denoising_loss(ctx.model, x0[part], texts, t[part], eps[part]).sum() / B
-            (self.config.pretrain_weight * loss).backward()
-            total += loss.item()
+            loss = denoising_loss(ctx.model, x0[part], texts, t[part], eps[part]).sum()
+            (self.config.pretrain_weight / B * loss).backward()
+            total += loss.item() / len(mine)
         return total
 
     def state_dict(self) -> dict[str, Any]:

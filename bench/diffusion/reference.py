@@ -3,29 +3,46 @@ tests and the benchmark compare the engine with."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
+from bench.core.contract import Patch
 from bench.diffusion.models import BaseModel
 from bench.diffusion.rollout import Loss, Path
 from bench.diffusion.samplers import Noise, Sampler, conditions, predict_eps
 
 
 def full_graph_gradients(
-    model: BaseModel, sampler: Sampler, path: Path, texts: Sequence[str], noise: Noise, loss: Loss
-) -> float:
-    """Adds the gradient of the loss to the adapter's ``.grad`` and returns the loss. Memory grows with |S|."""
+    model: BaseModel, sampler: Sampler, path: Path, texts: Sequence[str], noise: Noise, loss: Loss,
+    kl: float = 0.0, checkpointed: bool = False,
+) -> float:  # fmt: skip
+    """Adds the gradient of the loss to the adapter's ``.grad`` and returns the loss. Memory grows with |S|.
+
+    Args:
+        kl: as in ``bench.diffusion.rollout.accumulate_gradients``.
+        checkpointed: keep of each trained U-Net call its input only and run it again in the backward, AlignProp's way.
+    """
+    predict: Any = functools.partial(checkpoint, predict_eps, use_reentrant=False) if checkpointed else predict_eps
     cond, uncond = conditions(model, sampler, texts)
     walk = sampler.walk()
     x = walk.start(noise.initial(model.latent_shape(), model.dtype, model.device))
+    gaps: list[torch.Tensor] = []
     for i in range(path.n_executed(sampler.n_steps)):
         with torch.set_grad_enabled(i in path.train):
-            eps_hat = predict_eps(model, sampler, i, x if path.through_input else x.detach(), cond, uncond)
+            eps_hat = predict(model, sampler, i, x if path.through_input else x.detach(), cond, uncond)
+        if kl and i in path.train:
+            with torch.no_grad(), model.with_patch(Patch(adapter=False)):
+                eps_ref = predict_eps(model, sampler, i, x, cond, uncond)
+            gaps.append((eps_hat - eps_ref).square().mean((1, 2, 3)).sum())
         x = sampler.x0_hat(i, eps_hat, x) if i == path.stop else walk.step(i, eps_hat, x, noise)
     value = loss(model.decode(x))
+    if gaps:
+        value = value + kl * torch.stack(gaps).mean()
     torch.autograd.backward([value])
     return value.item()
 

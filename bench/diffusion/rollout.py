@@ -14,6 +14,14 @@ scheduler's coefficients are left to autograd instead of being written out; thei
 dx_out/deps_hat_i are the tests' oracle. A multistep sampler's memory m_i (DPM++ 2M: the last x0_hat) is swept along
 with x.
 
+A penalty on the distance to the untouched model (DRaFT+) joins in pass C: with eps_ref the base model's prediction at
+the same x_i, held fixed,
+
+    L_kl = kl mean_{i in S} mean_{C,h,w} (eps_hat_i - eps_ref_i)^2      adds 2 kl / (|S| C h w) (eps_hat_i - eps_ref_i)
+                                                                        to g_eps before step i's backward.
+
+``accumulate_at`` is the same update for a single prediction from a latent that is given (DRaFT-LV).
+
 Symbols as in ``bench.diffusion.samplers``; T steps, stop index s: the rollout ends at step s with x0_hat.
 """
 
@@ -25,6 +33,7 @@ from dataclasses import dataclass, field
 import torch
 
 from bench.core.budget import Charge
+from bench.core.contract import Patch
 from bench.core.errors import Diverged
 from bench.diffusion.models import BaseModel
 from bench.diffusion.samplers import Noise, Sampler, conditions, predict_eps
@@ -60,6 +69,10 @@ class Outcome:
     """Share of image values at exactly 0 or 1, which pass no gradient."""
     eps_grads: Mapping[int, torch.Tensor]
     """i → dL/deps_hat_i (B, C, h, w), the cotangents of the re-runs."""
+    x_out: torch.Tensor
+    """What was scored: latents (B, C, h, w) without a graph."""
+    kl: float = 0.0
+    """sum_B mean_{i in S} mean (eps_hat_i - eps_ref_i)^2, without its weight; 0 where it was not asked for."""
 
 
 @dataclass
@@ -83,11 +96,14 @@ class _Tape:
 
 def accumulate_gradients(
     model: BaseModel, sampler: Sampler, path: Path, texts: Sequence[str], noise: Noise, loss: Loss,
-    resolution: int | None = None,
+    resolution: int | None = None, kl: float = 0.0,
 ) -> Outcome:  # fmt: skip
     """Adds the gradient of one batch's loss to ``.grad`` of the model's adapter parameters.
 
     With several micro-batches, call it once for each and step the optimiser after the last.
+
+    Args:
+        kl: weight of a sample's L_kl, already divided by the size of the global batch.
 
     Raises:
         Diverged: non-finite latents, loss or gradient, with the place.
@@ -95,8 +111,36 @@ def accumulate_gradients(
     cond, uncond = conditions(model, sampler, texts)
     tape = _roll_out(model, sampler, path, cond, uncond, noise, resolution)
     value, saturated, cotangent = _score(model, tape.x_out, loss)
-    eps_grads = _sweep(model, sampler, path, tape, cotangent, cond, uncond)
-    return Outcome(value, saturated, eps_grads)
+    eps_grads, penalty = _sweep(model, sampler, path, tape, cotangent, cond, uncond, kl)
+    return Outcome(value, saturated, eps_grads, tape.x_out.detach(), penalty)
+
+
+def accumulate_at(
+    model: BaseModel, sampler: Sampler, i: int, x: torch.Tensor, texts: Sequence[str], loss: Loss
+) -> Outcome:  # fmt: skip
+    """The gradient of L(decode(x0_hat_i)) for one prediction at a given latent, added to ``.grad``.
+
+    There is no rollout whose result could be scored first, so the U-Net's graph and the decoder's are alive together
+    once: a forward less than ``accumulate_gradients`` for the same step.
+
+    Args:
+        x: the sampler's latent of step i (B, C, h, w), see ``noised``.
+    """
+    cond, uncond = conditions(model, sampler, texts)
+    with torch.enable_grad():
+        eps_hat = predict_eps(model, sampler, i, x, cond, uncond)
+    leaf = eps_hat.detach().requires_grad_()
+    with torch.enable_grad():
+        x0 = sampler.x0_hat(i, leaf, x)
+    value, saturated, cotangent = _score(model, x0.detach(), loss)
+    (g_eps,) = torch.autograd.grad(x0, leaf, cotangent)
+    torch.autograd.backward([eps_hat], [g_eps])
+    return Outcome(value, saturated, {i: g_eps}, x0.detach())
+
+
+def noised(sampler: Sampler, i: int, x0: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+    """The sampler's latent of step i that (x0, eps) make up: c_i (alpha_i x0 + sigma_i eps), (B, C, h, w)."""
+    return sampler.c[i] * (sampler.alpha[i] * x0 + sampler.sigma[i] * eps)
 
 
 def _roll_out(
@@ -140,19 +184,27 @@ def _score(model: BaseModel, x_out: torch.Tensor, loss: Loss) -> tuple[float, fl
 
 def _sweep(
     model: BaseModel, sampler: Sampler, path: Path, tape: _Tape, cotangent: torch.Tensor, cond: torch.Tensor,
-    uncond: torch.Tensor | None,
-) -> dict[int, torch.Tensor]:  # fmt: skip
-    """Pass C: dL/deps_hat_i of the trained steps; their U-Net gradients land in the adapter."""
+    uncond: torch.Tensor | None, kl: float,
+) -> tuple[dict[int, torch.Tensor], float]:  # fmt: skip
+    """Pass C: dL/deps_hat_i of the trained steps, whose U-Net gradients land in the adapter; and the penalty."""
     l_x = cotangent
     l_memory: torch.Tensor | None = None
     eps_grads: dict[int, torch.Tensor] = {}
+    penalty = 0.0
+    n_trained = path.n_trained(sampler.n_steps)
     for i in sorted(tape.steps, reverse=True):
         step = tape.steps.pop(i)  # its graph is freed with it
         g_x, g_eps, g_memory = _vjp(step, l_x, l_memory)
         if i in path.train:
+            x = step.x.detach()
+            if kl:
+                # with the rollout's eps_hat_i the reference runs before the re-run's graph is alive, not beside it
+                gap = step.eps_hat.detach() - _reference(model, sampler, i, x, cond, uncond)
+                penalty += gap.square().mean((1, 2, 3)).sum().item() / n_trained
+                g_eps = g_eps + 2 * kl / (n_trained * gap[0].numel()) * gap
             _finite(g_eps, f"the gradient at step {i}")
             eps_grads[i] = g_eps
-            x = step.x.detach().requires_grad_(path.through_input)
+            x.requires_grad_(path.through_input)
             with torch.enable_grad():
                 eps_hat = predict_eps(model, sampler, i, x, cond, uncond)
             torch.autograd.backward([eps_hat], [g_eps])
@@ -160,7 +212,16 @@ def _sweep(
                 assert x.grad is not None
                 g_x = g_x + x.grad
         l_x, l_memory = g_x, g_memory
-    return eps_grads
+    return eps_grads, penalty
+
+
+@torch.no_grad()
+def _reference(
+    model: BaseModel, sampler: Sampler, i: int, x: torch.Tensor, cond: torch.Tensor, uncond: torch.Tensor | None
+) -> torch.Tensor:
+    """eps_ref_i: the guided prediction with the adapter off."""
+    with model.with_patch(Patch(adapter=False)):
+        return predict_eps(model, sampler, i, x, cond, uncond)
 
 
 def _vjp(
@@ -177,12 +238,13 @@ def _vjp(
     return g[0], g[1], g[2] if len(g) > 2 else None
 
 
-def rollout_cost(sampler: Sampler, path: Path, n_samples: int) -> Charge:
+def rollout_cost(sampler: Sampler, path: Path, n_samples: int, kl: float = 0.0) -> Charge:
     """Exactly what the meters will count for one update of ``n_samples`` images: a forward for each executed step, a
-    forward and a backward more for each trained one; one decode and one reward call an image."""
+    forward and a backward more for each trained one, and with L_kl the reference's forward; one decode and one reward
+    call an image."""
     n_trained = path.n_trained(sampler.n_steps)
     rows = sampler.branches * n_samples
-    fwd = rows * (path.n_executed(sampler.n_steps) + n_trained)
+    fwd = rows * (path.n_executed(sampler.n_steps) + n_trained * (2 if kl else 1))
     bwd = rows * n_trained
     return Charge({
         "denoiser_fwd": fwd, "denoiser_bwd": bwd, "denoiser_u": fwd + 2 * bwd,
