@@ -47,14 +47,15 @@ _KNOWN = (
     "- The reader answers questions of the tiny grammar only, and takes any blob for the shape nearest to it.",
     "- tiny-pick started from tiny-clip, so the two are of one family; tiny-judge shares no weights with them, but",
     "  the same world, training code and tokenizer.",
-    "- The scorers see colours, styles and damage nearly always, shapes mostly; of swapped colours, spatial",
-    "  relations and counts they are unsure, as published CLIP scorers are.",
+    "- tiny-clip and tiny-judge see colours, styles and damage nearly always, shapes mostly; of swapped colours,",
+    "  spatial relations and counts they are unsure, as published CLIP scorers are.",
     "- Steps and learning rates are those of the plans in the code. The shipped weights came about less tidily: the",
     "  plans `vae`, `sd`, `vqa`, `clip`, `pick` and `judge` were lengthened or shortened under way (and with them",
     "  the decay of the learning rate); the loss weight of `sd` went from min(SNR, 5) to min(SNR, 20) after some",
     "  3,200 updates; `clip` got captions of its near misses after 1,600; `pick` turned to hard near misses after",
-    "  some 550 and to a stronger lesson and a higher learning rate after some 1,800. A fresh run gives similar,",
-    "  not equal, weights.",
+    "  some 550 and to a stronger lesson and a higher learning rate after some 1,800, and was continued from its",
+    "  stored float16 weights, after 4,800 updates of 20, for 6,000 of 28 with a new lesson head. A fresh run gives",
+    "  similar, not equal, weights.",
 )
 
 

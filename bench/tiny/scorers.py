@@ -71,7 +71,7 @@ CLIP_TOWER = Tower(seed=31, width=96, layers=3, patch=8, text_width=64, text_lay
 JUDGE_TOWER = Tower(seed=51, width=80, layers=3, patch=8, text_width=48, text_layers=2)
 
 CLIP_PLAN = Plan("clip", steps=3600, batch=40, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
-PICK_PLAN = Plan("pick", steps=4800, batch=20, lr=1e-3, warmup=50, weight_decay=1e-3, ema=0.95)
+PICK_PLAN = Plan("pick", steps=10_800, batch=24, lr=1e-3, warmup=50, weight_decay=1e-3, ema=0.95)
 JUDGE_PLAN = Plan("judge", steps=3900, batch=16, lr=1.5e-3, warmup=100, weight_decay=1e-3, ema=0.97)
 
 
