@@ -1,0 +1,88 @@
+"""Colour shift of tuned images against the base model's, as in HG-DPO's table 2 (Na et al., arXiv 2405.20216)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.core.contract import Images, Measured, Metric, Scene
+from bench.core.paired import Interval, cluster_mean_ci, mean_difference
+from bench.metrics.layout import is_base, layout
+
+CHANNELS = ("hue", "saturation", "value")
+_NETWORK = "hsv-means-1"
+
+
+class Colour(Metric):
+    """Change of mean hue, saturation and value against the base, in percent of the base's mean; lower is better."""
+
+    name = "colour"
+    higher_is_better = False
+
+    def score(self, scene: Scene) -> list[Measured]:
+        at = layout(scene)
+        tuned = hsv_means(scene.tuned)
+        passport = {"space": "HSV, hue in turns", "captions": scene.suite.spec.prompt_hash, "n": at.n}
+        if is_base(scene):
+            return [
+                Measured(
+                    name=f"colour-shift/{channel}", value=0.0, ci_low=0.0, ci_high=0.0, higher_is_better=False, n=at.n,
+                    unit="%", passport=passport, detail={"mean": _facts(cluster_mean_ci(tuned[:, c], at.prompt_ids))},
+                )
+                for c, channel in enumerate(CHANNELS)
+            ]  # fmt: skip
+        base = hsv_means(scene.base)
+        measured = []
+        for c, channel in enumerate(CHANNELS):
+            before = cluster_mean_ci(base[:, c], at.prompt_ids)
+            detail = {"mean": _facts(cluster_mean_ci(tuned[:, c], at.prompt_ids)), "base_mean": _facts(before)}
+            if before.value == 0:
+                measured.append(Measured(
+                    name=f"colour-shift/{channel}", value=None, higher_is_better=False, n=0, unit="%", detail=detail,
+                    warnings=(f"the base's mean {channel} is 0: a change has no percentage",),
+                ))  # fmt: skip
+                continue
+            percent = 100 / before.value
+            signed = mean_difference(percent * tuned[:, c], percent * base[:, c], at.prompt_ids)
+            size = magnitude(signed)
+            measured.append(Measured(
+                name=f"colour-shift/{channel}", value=size.value, ci_low=size.ci_low, ci_high=size.ci_high,
+                higher_is_better=False, n=at.n, unit="%", passport=passport,
+                per_image=tuple(map(float, percent * (tuned[:, c] - base[:, c]))),
+                detail={**detail, "signed": _facts(signed)},
+            ))  # fmt: skip
+        return measured
+
+
+def magnitude(signed: Interval) -> Interval:
+    """The interval of |x| from that of x: it starts at 0 where x may have either sign."""
+    ends = sorted((abs(signed.ci_low), abs(signed.ci_high)))
+    low = 0.0 if signed.ci_low <= 0 <= signed.ci_high else ends[0]
+    return Interval(abs(signed.value), low, ends[1], signed.n, signed.n_clusters)
+
+
+def hsv_means(images: Images) -> NDArray[np.float64]:
+    """(N, 3): each image's mean hue, saturation and value, each in [0, 1]; cached like features."""
+    return images.features(_NETWORK, lambda batch: hsv(batch.float() / 255).mean((2, 3))).astype(np.float64)
+
+
+def hsv(rgb: torch.Tensor) -> torch.Tensor:
+    """RGB (B, 3, H, W) in [0, 1] → hue in turns, saturation, value: (B, 3, H, W) in [0, 1]; grey has hue 0.
+
+    The means are plain, as in the paper, though hue is a circle: reds just below 1 and just above 0 average to cyan.
+    Paired with the same picture of the base, a shift of the whole set shows all the same.
+    """
+    value, brightest = rgb.max(1)
+    chroma = value - rgb.amin(1)
+    r, g, b = rgb.unbind(1)
+    step = chroma.clamp_min(torch.finfo(rgb.dtype).tiny)
+    sector = torch.stack([((g - b) / step) % 6, (b - r) / step + 2, (r - g) / step + 4], 1)
+    hue = sector.gather(1, brightest[:, None])[:, 0] / 6
+    hue = torch.where(chroma > 0, hue, torch.zeros_like(hue))
+    saturation = torch.where(value > 0, chroma / value.clamp_min(torch.finfo(rgb.dtype).tiny), torch.zeros_like(value))
+    return torch.stack([hue, saturation, value], 1)
+
+
+def _facts(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "ci_low": interval.ci_low, "ci_high": interval.ci_high}
