@@ -56,7 +56,7 @@ class ReFL(OnlineTuner):
     version = 1
     paper = "Xu et al., ImageReward: Learning and Evaluating Human Preferences, arXiv 2304.05977"
     equations = "algorithm 1, eq. 6-7"
-    deviations = (
+    deviations: ClassVar[tuple[str, ...]] = (
         "LoRA instead of the full U-Net, as in DRTune's comparison",
         "L_pre and the reward loss are summed into one update; the SDXL code steps the optimiser for each",
         "L_pre on images of the base model: suites bring prompts, not caption-image pairs",
@@ -99,17 +99,24 @@ class ReFL(OnlineTuner):
 
     def fill_pool(self) -> Report:
         """One batch of the base model's own images for training prompts."""
-        ctx, lo = self.ctx, len(self.pool)
-        n = min(ctx.micro_batch, self.config.pretrain_pool - lo)
+        ctx, lo, n = self.ctx, len(self.pool), self._next_images()
         texts = [p.text for p in ctx.prompts(0, lo + n)[lo:]]
-        noise = Noise([ctx.seed("refl-pool", sample=lo + k) for k in range(n)])
-        with ctx.model.with_patch(Patch(adapter=False)):
-            x0 = sample_latents(ctx.model, texts, noise, ctx.sampler)
+        model, mine = ctx.model, ctx.share(n)
+        x0 = torch.zeros((n, *model.latent_shape(ctx.sampler.resolution)), dtype=model.dtype, device=model.device)
+        with model.with_patch(Patch(adapter=False)):
+            for start in range(mine.start, mine.stop, ctx.micro_batch):
+                part = range(start, min(start + ctx.micro_batch, mine.stop))
+                noise = Noise([ctx.seed("refl-pool", sample=lo + k) for k in part])
+                x0[part] = sample_latents(model, [texts[k] for k in part], noise, ctx.sampler)
+        ctx.all_reduce([x0])  # each image was made by one process and is zero in all others
         self.pool += zip(texts, x0.cpu(), strict=True)
         return Report({"pool": len(self.pool)}, n_steps=0)
 
+    def _next_images(self) -> int:
+        return min(self.ctx.global_batch, self.config.pretrain_pool - len(self.pool))
+
     def pool_cost(self) -> Charge:
-        n = min(self.ctx.micro_batch, self.config.pretrain_pool - len(self.pool))
+        n = self._next_images()
         fwd = n * self.ctx.sampler.n_steps * (1 if self.ctx.sampler.guidance == 1 else 2)
         return Charge({"denoiser_fwd": fwd, "denoiser_u": fwd})
 

@@ -6,9 +6,10 @@ import torch
 from bench.core.budget import Budget, Ledger
 from bench.core.errors import Diverged
 from bench.core.types import SamplerSpec
+from bench.diffusion import rollout
 from bench.diffusion.meters import Meters
 from bench.diffusion.reference import SavedBytes, full_graph_gradients
-from bench.diffusion.rollout import Path, accumulate_gradients, rollout_cost
+from bench.diffusion.rollout import Path, accumulate_at, accumulate_gradients, noised, rollout_cost
 from bench.diffusion.samplers import Noise, build_sampler, predict_eps
 
 from .toys import constant_toy, curved_loss, gradient, linear_loss, real_model, relative, smooth_toy
@@ -368,3 +369,104 @@ def test_what_is_not_finite_is_named():
     toy.net = lambda x, t, cond: x * float("nan")
     with pytest.raises(Diverged, match="latent"):
         accumulate_gradients(toy, sampler, Path(frozenset({3})), ["a"], Noise([0]), curved_loss)
+
+
+# -- the penalty on the distance to the base model
+
+
+@pytest.mark.parametrize("through_input", [False, True])
+@pytest.mark.parametrize("stop", [None, 3])
+@pytest.mark.parametrize(("name", "eta"), SAMPLERS)
+def test_the_penalty_joins_the_update_as_in_the_full_graph(real, name, eta, stop, through_input):
+    sampler = build_sampler(real, spec(name, 5, 3.0, eta))
+    args = (real, sampler, Path(frozenset({1, 2, 4}), stop, through_input), ["a cat"], Noise([0]), curved_loss)
+    with_kl = gradient(real.adapter_parameters, accumulate_gradients, *args, None, 0.7)
+    assert relative(with_kl, gradient(real.adapter_parameters, full_graph_gradients, *args, 0.7)) <= ATOL
+    assert relative(with_kl, gradient(real.adapter_parameters, accumulate_gradients, *args)) > 1e-3
+
+
+def test_at_the_start_the_penalty_and_its_gradient_are_zero():
+    model = real_model()
+    parameters = model.attach_adapter(rank=2, alpha=2, generator=torch.Generator().manual_seed(1))
+    sampler = build_sampler(model, spec(n_steps=4, guidance=3.0))
+    args = (model, sampler, Path(frozenset({1, 3})), ["a cat"], Noise([0]), curved_loss)
+    assert accumulate_gradients(*args, kl=5.0).kl == 0
+    assert torch.equal(
+        gradient(parameters, accumulate_gradients, *args, None, 5.0), gradient(parameters, accumulate_gradients, *args)
+    )
+
+
+# -- one prediction at a given latent
+
+
+@pytest.mark.parametrize(("name", "eta"), SAMPLERS)
+def test_one_prediction_at_a_given_latent_equals_autograd(real, name, eta):
+    sampler = build_sampler(real, spec(name, 5, 7.5, eta))
+    g = torch.Generator().manual_seed(3)
+    x0, eps = (torch.randn(2, 4, 8, 8, generator=g, dtype=torch.float64) for _ in range(2))
+    x, texts = noised(sampler, 4, x0, eps), ["a cat", "two dogs"]
+
+    def by_hand():
+        cond = real.encode_prompts(texts)
+        eps_hat = predict_eps(real, sampler, 4, x, cond, real.encode_prompts(["", ""]))
+        curved_loss(real.decode(sampler.x0_hat(4, eps_hat, x))).backward()
+
+    ours = gradient(real.adapter_parameters, accumulate_at, real, sampler, 4, x, texts, curved_loss)
+    assert relative(ours, gradient(real.adapter_parameters, by_hand)) <= ATOL
+
+
+@pytest.mark.parametrize(("name", "eta"), SAMPLERS)
+def test_noising_and_predicting_with_the_same_noise_give_the_latent_back(real, name, eta):
+    sampler = build_sampler(real, spec(name, 5, eta=eta))
+    g = torch.Generator().manual_seed(3)
+    x0, eps = (torch.randn(1, 4, 8, 8, generator=g, dtype=torch.float64) for _ in range(2))
+    for i in range(5):
+        assert torch.allclose(sampler.x0_hat(i, eps, noised(sampler, i, x0, eps)), x0, atol=1e-12)
+
+
+# -- multistep samplers with gradient through the U-Net's input
+
+
+def test_with_dpmpp_full_back_propagation_is_the_derivative_of_the_true_objective():
+    toy, weight = smooth_toy()
+    sampler = build_sampler(toy, spec("dpmpp-2m", 10, 3.0))
+    direction = torch.randn(2, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    path = Path(frozenset(range(10)), through_input=True)
+    args = (toy, sampler, path, ["a"], Noise([3]), curved_loss)
+    ours = gradient([weight], accumulate_gradients, *args) @ direction.flatten()
+    # diffusers' DPM++ steps in float32 whatever it is given, so a small difference would measure its rounding
+    numeric = derivative(lambda: accumulate_gradients(*args).loss, weight, direction, h=3e-3)
+    assert ours.item() == pytest.approx(numeric, rel=1e-3)
+
+
+def test_the_swept_memory_is_what_makes_dpmpp_exact(monkeypatch):
+    """Without the cotangent of the remembered x0_hat the sweep treats DPM++ 2M as a one-step method, and is wrong."""
+    toy, weight = smooth_toy()
+    sampler = build_sampler(toy, spec("dpmpp-2m", 10))
+    path = Path(frozenset({2, 3, 6, 9}), through_input=True)
+    args = (toy, sampler, path, ["a"], Noise([3]), curved_loss)
+    full = gradient([weight], full_graph_gradients, *args)
+    assert relative(gradient([weight], accumulate_gradients, *args), full) <= ATOL
+    exact = rollout._vjp
+    monkeypatch.setattr(rollout, "_vjp", lambda step, l_x, _: (*exact(step, l_x, None)[:2], None))
+    assert relative(gradient([weight], accumulate_gradients, *args), full) > 0.01
+
+
+# -- the yardsticks
+
+
+@pytest.mark.parametrize("through_input", [False, True])
+def test_the_checkpointed_full_graph_equals_the_plain_one_and_calls_the_u_net_as_often_as_the_engine(
+    real, through_input
+):
+    sampler = build_sampler(real, spec(n_steps=5, guidance=3.0))
+    args = (real, sampler, Path(frozenset({1, 2, 4}), None, through_input), ["a cat"], Noise([0]), curved_loss)
+    plain = gradient(real.adapter_parameters, full_graph_gradients, *args)
+    calls = {}
+    for update, extra in ((full_graph_gradients, (0.0, True)), (accumulate_gradients, ())):
+        seen = []
+        handle = real.unet.register_forward_pre_hook(lambda m, a, seen=seen: seen.append(1))
+        assert relative(gradient(real.adapter_parameters, update, *args, *extra), plain) <= ATOL
+        handle.remove()
+        calls[update] = len(seen)
+    assert set(calls.values()) == {5 + 3}
