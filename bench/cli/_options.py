@@ -33,8 +33,13 @@ _PLAN = (
     click.option(
         "--hard-limit", "hard_limit_s", type=float, help="Wall-clock seconds of tuning, enforced from outside."
     ),
+    click.option("--processes", type=int, default=1, show_default=True,
+                 help="Processes that tune one run together, one a GPU; must divide the suite's global batch."),
+    click.option("--micro-batch", type=int, help="Samples per forward; gradients accumulate to the global batch. "
+                 "Default: the global batch / processes."),
+    click.option("--skip-invalid", is_flag=True, help="Leave out runs that cannot start, as '--tuner all' does."),
     runs,
-)
+)  # fmt: skip
 
 
 def plan_options(command: Command) -> Command:

@@ -28,7 +28,7 @@ def plan(json: bool, **options: Any) -> int:
                 "reward": r.spec.reward, "model": r.spec.model, "state": r.state, "folder": str(r.folder.root),
                 "budget": r.spec.budget.to_json(), "expected": c.as_dict(), "problems": list(r.problems),
             } for r, c in zip(made.runs, costs, strict=True)],
-            "problems": made.problems,
+            "problems": made.problems, "left_out": made.left_out,
         })  # fmt: skip
     else:
         print_table(
@@ -38,6 +38,7 @@ def plan(json: bool, **options: Any) -> int:
         )  # fmt: skip
         to_do = sum(r.state != "done" for r in made.runs)
         print(f"{len(made.runs)} run(s), {to_do} to do")
-        for problem in made.problems:
-            print(f"missing: {problem}")
-    return 1 if made.problems else 0
+        for problem in made.left_out or made.problems:
+            print(f"{'left out' if made.left_out else 'missing'}: {problem}")
+    can_start = not made.problems or (made.skip_invalid and any(not r.problems for r in made.runs))
+    return 0 if can_start else 1

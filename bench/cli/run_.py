@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from bench.cli import _options as o
 
 if TYPE_CHECKING:
     from bench.core.record import Record
-    from bench.engine.plan import Plan, PlannedRun
+    from bench.engine.plan import PlannedRun
 
 
 @click.command()
@@ -33,14 +34,20 @@ def run(launcher: str, device: str, retry_failed: bool, json: bool, **options: A
     launch = registry.load("launchers", launcher)()
     plan = make_plan(Options(**options))
     runs: Path = options["runs"]
-    if plan.problems:
-        raise UserError(plan.problems[0], valid=f"{len(plan.problems)} problem(s) in this plan",
-                        hint=shlex.join(["bench", "plan", *sys.argv[2:]]))  # fmt: skip
-    exit_code = _launch(plan, launch, device=device, retry_failed=retry_failed, quiet=json)
+    try:
+        kept = plan.to_start()
+    except UserError as err:
+        raise UserError(err.problem, valid=err.valid, hint=shlex.join(["bench", "plan", *sys.argv[2:]])) from None
+    for reason in plan.left_out:
+        print(f"left out: {reason}", file=sys.stderr)
+    how = {"device": device, "processes": options["processes"], "micro_batch": options["micro_batch"]}
+    exit_code = _launch(kept, launch, how, retry_failed=retry_failed, quiet=json)
     page = _render(runs)
-    records = [(r, r.folder.read_record()) for r in plan.runs if r.folder.record_path.exists()]
+    records = [(r, r.folder.read_record()) for r in kept if r.folder.record_path.exists()]
     if json:
-        print_json({"page": str(page), "runs": [_summary(r, rec) for r, rec in records]})
+        print_json({
+            "page": str(page), "runs": [_summary(r, rec) for r, rec in records], "left_out": plan.left_out,
+        })  # fmt: skip
     else:
         for planned, record in records:
             _print_record(planned, record)
@@ -48,15 +55,21 @@ def run(launcher: str, device: str, retry_failed: bool, json: bool, **options: A
     return exit_code or (1 if any(rec.status not in ("done",) for _, rec in records) else 0)
 
 
-def _launch(plan: Plan, launcher: Any, *, device: str, retry_failed: bool, quiet: bool) -> int:
-    """Starts what is not done; says what is. Returns the first exit code that is not 0."""
+def _launch(
+    runs: Sequence[PlannedRun], launcher: Any, how: Mapping[str, Any], *, retry_failed: bool, quiet: bool
+) -> int:
+    """Starts what is not done; says what is. Returns the first exit code that is not 0.
+
+    Args:
+        how: what changes no answer: device, processes, micro-batch.
+    """
     from bench.engine.prepare import prepare
     from bench.engine.progress import Progress
     from bench.launch.base import Job
 
     progress = Progress(quiet=quiet)
     jobs = []
-    for run in plan.runs:
+    for run in runs:
         name = f"{run.spec.label} on {run.spec.suite}, seed {run.spec.seed} (run {run.spec.run_id})"
         if run.state == "done":
             progress.say(f"already done: {name}: {run.folder.record_path}")
@@ -68,7 +81,7 @@ def _launch(plan: Plan, launcher: Any, *, device: str, retry_failed: bool, quiet
             _set_aside(run)
         progress.say(f"{'continuing' if run.state == 'started' else 'starting'}: {name}")
         command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-        prepare(run, {"device": device, "command": command})
+        prepare(run, {**how, "command": command})
         jobs.append(Job(run.folder.root, run.spec.budget.hard_wall_s))
     outcomes = launcher.launch(jobs, quiet=quiet)
     return next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0)

@@ -95,6 +95,9 @@ class Provenance(_Strict):
     device: str
     n_threads: int
     world_size: int
+    """Processes that tuned together."""
+    micro_batch: int | None = None
+    """Samples per forward while tuning; None in records of before."""
     command: str
 
 

@@ -14,6 +14,7 @@ from bench.core.seeds import derive_seed
 from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion.meters import Meters
 from bench.diffusion.models import BaseModel
+from bench.diffusion.processes import Processes
 
 
 class TuningContext:
@@ -22,17 +23,19 @@ class TuningContext:
     Args:
         rewards: a reward by canonical expression.
         seed: root of every draw of this run.
+        processes: that tune together; None is this one alone.
     """
 
     def __init__(
         self, *, model: BaseModel, train_prompts: Sequence[Prompt], sampler: SamplerSpec, global_batch: int,
         micro_batch: int, rewards: Callable[[str], Reward], default_reward: str, meters: Meters, ledger: Ledger,
-        seed: int, work_dir: Path,
+        seed: int, work_dir: Path, processes: Processes | None = None,
     ) -> None:  # fmt: skip
         self.model = model
         self.sampler = sampler
         self.global_batch = global_batch
-        self.micro_batch = min(micro_batch, global_batch)
+        self._processes = processes or Processes()
+        self.micro_batch = min(micro_batch, max(1, global_batch // self._processes.size))
         self.budget = ledger.budget
         self.work_dir = work_dir
         self._train_prompts = tuple(train_prompts)
@@ -44,10 +47,10 @@ class TuningContext:
         self._loaded: dict[str, Reward] = {}
 
     def share(self, n: int) -> range:
-        return range(n)
+        return self._processes.share(n)
 
     def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
-        return
+        self._processes.all_reduce(tensors)
 
     def prompts(self, update: int, n: int) -> Sequence[Prompt]:
         """Positions update*n .. update*n + n - 1 of an endless sequence of shuffled epochs."""

@@ -27,6 +27,33 @@ FlopTable = dict[Any, tuple[float, float]]
 """Module and shape of one row → FLOPs (forward, backward)."""
 
 
+ONCE = ("steps", "device_s")
+"""Kinds that do not add up over processes: an optimiser step is one step of all of them, and the clock of process 0
+stands for every device (``Meters(world=...)``)."""
+
+
+class Tally:
+    """What one of several processes did in the unit in progress, before the others are told."""
+
+    def __init__(self) -> None:
+        self._amounts: dict[str, float] = {}
+
+    def charge(self, kind: str, amount: float) -> None:
+        self._amounts[kind] = self._amounts.get(kind, 0.0) + amount
+
+    def take(self) -> dict[str, float]:
+        """The amounts by kind; starts anew."""
+        amounts, self._amounts = self._amounts, {}
+        return amounts
+
+
+def settle(charge: ChargeFn, tallies: Sequence[Mapping[str, float]]) -> None:
+    """Charges what all processes did together, in order of rank: the same sums, bit for bit, in each of them."""
+    for kind in dict.fromkeys(kind for tally in tallies for kind in tally):
+        amounts = [tally.get(kind, 0.0) for tally in tallies]
+        charge(kind, amounts[0] if kind in ONCE else sum(amounts))
+
+
 class Meters:
     """Counts a model's U-Net, decoder, rewards, optimiser steps and time into a ledger.
 
@@ -116,7 +143,7 @@ class Meters:
 
     def _denoiser_flops(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, float, float]:
         """Rows of a call, and the FLOPs of a row forward and backward."""
-        x_in, t = (*args, *kwargs.values())[:2]
+        x_in, t = _inputs(args, kwargs)
         cond = kwargs.get("encoder_hidden_states", args[2] if len(args) > 2 else None)
         assert cond is not None
         inputs = [x_in[:1].detach(), cond[:1].detach()]
@@ -204,6 +231,28 @@ class Meters:
                     backward_flops = backward.get_total_flops()
             self._flops[key] = (float(forward.get_total_flops()), float(backward_flops))
         return self._flops[key]
+
+
+@contextmanager
+def denoiser_rows(model: BaseModel) -> Iterator[Tally]:
+    """Counts forwards of the U-Net inside, by sample and branch, as ``denoiser_fwd``: what sampling an image costs. No
+    gradient, no FLOPs, so that nothing but sampling is in memory."""
+    tally = Tally()
+
+    def count(unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        tally.charge("denoiser_fwd", _inputs(args, kwargs)[0].shape[0])
+
+    handle = model.unet.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield tally
+    finally:
+        handle.remove()
+
+
+def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Latents and timestep of a U-Net call, however they were passed."""
+    x_in, t = (*args, *kwargs.values())[:2]
+    return x_in, t
 
 
 class _MeteredReward(Reward):

@@ -24,14 +24,15 @@ N_CURVE_ROWS = 400
 class Attempt:
     """``attempts/NNN``: env.json at the start, events.jsonl while it works, exit.json at the end."""
 
-    def __init__(self, folder: RunFolder, device: str) -> None:
+    def __init__(self, folder: RunFolder, device: str, processes: int, micro_batch: int) -> None:
         self.number = len(list(folder.attempts.glob("[0-9]*"))) + 1
         self.root = folder.attempts / f"{self.number:03d}"
         self.root.mkdir(parents=True)
         self.started = now()
         atomic.write_json(self.root / "env.json", {
             "number": self.number, "started": self.started, "host": socket.gethostname(), "pid": os.getpid(),
-            "device": device, "packages": packages(), "python": platform.python_version(),
+            "device": device, "processes": processes, "micro_batch": micro_batch, "packages": packages(),
+            "python": platform.python_version(),
         })  # fmt: skip
         self._events = (self.root / "events.jsonl").open("a", encoding="utf-8")
 
@@ -109,10 +110,10 @@ def commit() -> tuple[str | None, bool | None]:
     return head, None if changes is None else bool(changes)
 
 
-def provenance(device: str, n_threads: int, command: str) -> Provenance:
+def provenance(device: str, n_threads: int, command: str, world_size: int, micro_batch: int) -> Provenance:
     """Where the result comes from."""
     head, dirty = commit()
     return Provenance(
         commit=head, dirty=dirty, packages=packages(), python=platform.python_version(), platform=platform.platform(),
-        device=device, n_threads=n_threads, world_size=1, command=command,
+        device=device, n_threads=n_threads, world_size=world_size, micro_batch=micro_batch, command=command,
     )  # fmt: skip

@@ -36,7 +36,7 @@ class LoopState:
 def drive(
     name: str, phases: Sequence[Phase], ledger: Ledger, clock: Callable[[], AbstractContextManager[None]],
     state: LoopState, *, on_unit: Callable[[LoopState, Phase, Report], None],
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False, agree: Callable[[str | None], str | None] = lambda why: why,
 ) -> str:  # fmt: skip
     """Runs units until the budget ends, the tuner has nothing left, or ``should_stop`` asks.
 
@@ -44,6 +44,7 @@ def drive(
         name: the tuner, for messages.
         clock: charges the time inside (``Meters.clock``); ``on_unit`` and ``should_stop`` run outside of it.
         state: advanced in place, before ``on_unit`` is called, so what that stores resumes after the unit.
+        agree: makes one decision of what several processes found (``Processes.agree``), so that they leave together.
 
     Returns:
         Why tuning ended: ``budget:<kind>``, ``done`` or ``stopped``.
@@ -58,14 +59,9 @@ def drive(
             state.phase += 1
             state.unit = 0
             continue
-        spent = ledger.exhausted()
-        if spent is None:
-            cost = phase.next_cost()
-            spent = None if cost is None else ledger.would_exceed(cost)
-        if spent is not None:
-            return f"budget:{spent}"
-        if should_stop():
-            return "stopped"
+        why = agree(_reason_to_end(phase, ledger, should_stop))
+        if why is not None:
+            return why
         with clock():
             report = phase.unit()
         if not isinstance(report, Report):
@@ -76,3 +72,13 @@ def drive(
         state.total += 1
         on_unit(state, phase, report)
     return "done"
+
+
+def _reason_to_end(phase: Phase, ledger: Ledger, should_stop: Callable[[], bool]) -> str | None:
+    spent = ledger.exhausted()
+    if spent is None:
+        cost = phase.next_cost()
+        spent = None if cost is None else ledger.would_exceed(cost)
+    if spent is not None:
+        return f"budget:{spent}"
+    return "stopped" if should_stop() else None

@@ -33,4 +33,10 @@ class Options:
     """Shares of the budget at which the adapter is kept and scored, such as "0,0.5,1"; None is the suite's."""
     hard_limit_s: float | None = None
     """Wall-clock seconds of tuning after which the run is ended from outside."""
+    processes: int = 1
+    """Processes that tune one run together, one a GPU; they change the answer by rounding only, so no run's id."""
+    micro_batch: int | None = None
+    """Samples per forward, accumulated to the suite's global batch; None is global batch / processes. Not in the id."""
+    skip_invalid: bool = False
+    """Leave out runs that cannot start and carry out the others; ``tuner="all"`` does so by itself."""
     runs: Path = Path("runs")

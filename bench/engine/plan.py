@@ -15,7 +15,7 @@ from bench.core.budget import Budget
 from bench.core.contract import Setup, Tuner, changed_settings, make_config
 from bench.core.errors import UserError, unknown_name
 from bench.core.identity import file_sha256
-from bench.core.types import RunSpec, Suite
+from bench.core.types import RunSpec, Suite, SuiteSpec
 from bench.engine.options import Options
 from bench.store.runs import RunFolder, run_folder
 
@@ -47,6 +47,29 @@ class Plan:
     """Runs in the order they will be carried out."""
 
     runs: tuple[PlannedRun, ...]
+    broken: tuple[str, ...] = ()
+    """Installed tuners that do not load, each with the reason; only ``all`` passes over them."""
+    skip_invalid: bool = False
+    """Whether runs that cannot start are left out instead of stopping the others."""
+
+    @property
+    def left_out(self) -> list[str]:
+        """What is left out and why, one sentence each."""
+        if not self.skip_invalid:
+            return []
+        return [*self.broken, *dict.fromkeys(problem for run in self.runs for problem in run.problems)]
+
+    def to_start(self) -> tuple[PlannedRun, ...]:
+        """The runs that a launcher is given.
+
+        Raises:
+            UserError: a run cannot start, and leaving it out was not asked for; or none can.
+        """
+        kept = tuple(run for run in self.runs if not run.problems)
+        if len(kept) < len(self.runs) and not (self.skip_invalid and kept):
+            others = " (--skip-invalid carries out the others)" if kept else ""
+            raise UserError(self.problems[0], valid=f"{len(self.problems)} problem(s) in this plan{others}")
+        return kept
 
     @property
     def problems(self) -> list[str]:
@@ -64,10 +87,12 @@ def make_plan(options: Options) -> Plan:
     """
     # suites and tuners first: the cheapest mistakes to make are names
     suites = [_suite(name, options) for name in _names(options.suite, "suite")]
-    tuners = _tuners(options)
+    tuners, broken = _tuners(options)
     seeds = _seeds(options.seeds)
     runs = [_run(suite, tuner, seed, options) for suite in suites for tuner in tuners for seed in seeds]
-    return Plan(tuple({run.spec.run_id: run for run in runs}.values()))
+    # "all" names no tuner, so one that does not fit this suite or reward is no mistake of the user
+    skip_invalid = options.skip_invalid or options.tuner == "all"
+    return Plan(tuple({run.spec.run_id: run for run in runs}.values()), broken, skip_invalid)
 
 
 @dataclass(frozen=True)
@@ -103,9 +128,18 @@ def _suite(name: str, options: Options) -> Suite:
     return found
 
 
-def _tuners(options: Options) -> list[ChosenTuner]:
-    names = list(registry.entries("tuners")) if options.tuner == "all" else _names(options.tuner, "tuner")
-    chosen = [choose_tuner(name) for name in names]
+def _tuners(options: Options) -> tuple[list[ChosenTuner], tuple[str, ...]]:
+    """The tuners that were asked for, and of ``all`` those that do not load, with the reason."""
+    broken: list[str] = []
+    if options.tuner == "all":
+        chosen = []
+        for name in registry.entries("tuners"):
+            try:
+                chosen.append(choose_tuner(name))
+            except UserError as err:
+                broken.append(err.problem)
+    else:
+        chosen = [choose_tuner(name) for name in _names(options.tuner, "tuner")]
     keys = [pair.split("=", 1)[0].strip() for pair in options.settings]
     for key in keys:
         scope, _, _ = key.rpartition(".")
@@ -113,7 +147,7 @@ def _tuners(options: Options) -> list[ChosenTuner]:
             raise UserError(
                 f"--set {key}: no tuner {scope!r} in this plan", valid=", ".join(c.cls.name for c in chosen)
             )
-    return [_with_settings(c, options.settings) for c in chosen]
+    return [_with_settings(c, options.settings) for c in chosen], tuple(broken)
 
 
 def choose_tuner(name: str) -> ChosenTuner:
@@ -205,8 +239,10 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     from rewards import expression
 
     s = suite.spec
-    reward = expression.canonical(options.reward or s.reward)
+    _check_batches(s, options)
     source = find_source(options.model or s.model)
+    own = tuner.cls.trained_reward(tuner.config, source.name)
+    reward = expression.canonical(options.reward or own or s.reward)
     spec = RunSpec(
         suite=s.id, suite_name=s.name, edition=s.edition, variant=s.variant, prompt_hash=s.prompt_hash,
         train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision(),
@@ -224,6 +260,17 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
         problems=tuple(_problems(suite, tuner, spec, source)),
     )  # fmt: skip
+
+
+def _check_batches(s: SuiteSpec, options: Options) -> None:
+    B, n, m = s.global_batch, options.processes, options.micro_batch
+    if n < 1 or B % n:
+        divisors = [k for k in range(1, B + 1) if B % k == 0]
+        raise UserError(f"--processes {n} does not divide the global batch of {s.id}, which is {B} samples",
+                        valid=", ".join(map(str, divisors)))  # fmt: skip
+    if m is not None and not 1 <= m <= B // n:
+        raise UserError(f"--micro-batch {m} with a global batch of {B} and {n} process(es)",
+                        valid=f"a whole number from 1 to {B // n}")  # fmt: skip
 
 
 def _resolved(config: Any, source: ModelSource) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import os
 import time
@@ -14,12 +15,14 @@ import torch
 
 from bench.core import registry
 from bench.core.budget import Ledger
-from bench.core.contract import Patch, Phase, Report, Tuner, make_config
+from bench.core.contract import Patch, Phase, Report, Scalars, Tuner, make_config
+from bench.core.errors import ContractError, UserError
 from bench.core.types import RunSpec, Suite
 from bench.diffusion import adapters
 from bench.diffusion.context import TuningContext
-from bench.diffusion.meters import Meters
+from bench.diffusion.meters import Meters, Tally, settle
 from bench.diffusion.models import BaseModel
+from bench.diffusion.processes import Processes, ProcessFailed
 from bench.engine.attempt import Attempt
 from bench.engine.loop import LoopState, drive
 from bench.engine.progress import Progress
@@ -40,61 +43,67 @@ def snapshot_name(fraction: float) -> str:
 
 @dataclasses.dataclass
 class Tuning:
-    """Tuning of one run in one attempt."""
+    """Tuning of one run by one process. It writes nothing: that is for process 0, see ``LeadTuning``."""
 
     folder: RunFolder
     spec: RunSpec
     suite: Suite
     tuner_ref: str
     model: BaseModel
-    attempt: Attempt
-    progress: Progress
-    should_stop: Callable[[], bool]
+    micro_batch: int
+    processes: Processes
 
     def run(self) -> str:
         """Tunes until the budget, the phases or a stop end it; returns which (see ``loop.drive``).
 
         Raises:
             Diverged: non-finite numbers; the snapshots taken so far stay.
+            UserError: out of memory, with what to do.
+            ProcessLost: another process is gone.
         """
         self.ledger = Ledger(self.spec.budget)
-        self.lost: dict[str, float] = {}
-        # before the ledger is written again: its age tells when a killed attempt ended
-        heartbeat = Heartbeat(self.folder.root / "tuning.json", self.folder.ledger_path)
-        meters = Meters(self.model, self.ledger.charge)
+        self._tally = Tally()
+        alone = self.processes.size == 1
+        charge = self.ledger.charge if alone else self._tally.charge
+        try:
+            return self._run(Meters(self.model, charge, world=self.processes.size))
+        except ProcessFailed as err:
+            raise err.as_own() from err
+        except Exception as err:
+            out_of_memory = self._out_of_memory(err)
+            self.processes.fail(out_of_memory or err)
+            if out_of_memory is not None:
+                raise out_of_memory from err
+            raise
+        finally:
+            # of a unit that failed no process tells another what it did: all did about the same
+            settle(self.ledger.charge, [self._tally.take()] * self.processes.size)
+
+    def _run(self, meters: Meters) -> str:
         tuner = self._build(meters)
-        state = self._restore(tuner)
-        limit = self.spec.budget.limit(self.spec.budget.primary)
-        assert limit is not None
-        self._saved_s = self._noted_s = time.monotonic()
-        self._fraction = self.ledger.fraction()
-        with (
-            meters,
-            heartbeat,
-            self.progress.stage("tune", limit, _short(self.spec.budget.primary), done=self._spent()) as stage,
-        ):
-
-            def on_unit(state: LoopState, phase: Phase, report: Report) -> None:
-                before, now = self._fraction, self.ledger.fraction()
-                self._fraction = now
-                self.attempt.event(
-                    "unit", unit=state.total, phase=phase.name, spent=_nonzero(self.ledger.spent),
-                    scalars=_finite(report.scalars),
-                )  # fmt: skip
-                stage.advance_to(self._spent(), _brief(report.scalars))
-                for fraction in self.spec.fractions:
-                    if 0 < fraction < 1 and before < fraction <= now:
-                        self.save_snapshot(tuner, fraction)
-                self._keep(tuner, state)
-
-            reason = drive(
-                self.spec.label, tuner.phases(), self.ledger, meters.clock, state, on_unit=on_unit,
-                should_stop=self.should_stop,
-            )  # fmt: skip
-        self._keep(tuner, state, force=True)
+        reason = self._drive(tuner, self._restore(tuner), meters)
         if reason != STOPPED:
-            self.save_snapshot(tuner, 1.0)
+            self._snapshot(tuner, 1.0)
         return reason
+
+    def _drive(self, tuner: Tuner, state: LoopState, meters: Meters) -> str:
+        self._fraction = self.ledger.fraction()
+
+        def on_unit(state: LoopState, phase: Phase, report: Report) -> None:
+            scalars = self._settle(tuner, state, report)
+            before, now = self._fraction, self.ledger.fraction()
+            self._fraction = now
+            self._log(state, phase, scalars)
+            for fraction in self.spec.fractions:
+                if 0 < fraction < 1 and before < fraction <= now:
+                    self._snapshot(tuner, fraction)
+            self._keep(tuner, state)
+
+        with meters:
+            return drive(
+                self.spec.label, tuner.phases(), self.ledger, meters.clock, state, on_unit=on_unit,
+                should_stop=self._should_stop, agree=self.processes.agree,
+            )  # fmt: skip
 
     def _build(self, meters: Meters) -> Tuner:
         cls = registry.find("tuners", self.tuner_ref).load()
@@ -102,15 +111,110 @@ class Tuning:
         device = str(self.model.device)
         ctx = TuningContext(
             model=self.model, train_prompts=self.suite.train_prompts, sampler=self.spec.train_sampler,
-            global_batch=self.spec.global_batch, micro_batch=self.spec.global_batch,
+            global_batch=self.spec.global_batch, micro_batch=self.micro_batch,
             rewards=lambda name: load_reward(name, device), default_reward=self.spec.reward, meters=meters,
-            ledger=self.ledger, seed=self.spec.seed, work_dir=self.folder.root / "work",
+            ledger=self.ledger, seed=self.spec.seed, work_dir=self.folder.root / "work", processes=self.processes,
         )  # fmt: skip
         built = cls(config, ctx)
         assert isinstance(built, Tuner)
         return built
 
+    def _settle(self, tuner: Tuner, state: LoopState, report: Report) -> Scalars:
+        """Books what all processes did in this unit; returns the scalars averaged over them."""
+        if self.processes.size == 1:
+            return report.scalars
+        said = self.processes.exchange((state.to_json(), self._tally.take(), dict(report.scalars)))
+        places = [place for place, _, _ in said]
+        if any(place != places[0] for place in places):
+            raise ContractError(tuner.name, "a phase", expected="the same units in every process", got=str(places))
+        settle(self.ledger.charge, [tally for _, tally, _ in said])
+        values = [scalars for _, _, scalars in said]
+        return {key: sum(v[key] for v in values if key in v) / sum(key in v for v in values) for key in values[0]}
+
+    def _out_of_memory(self, err: Exception) -> UserError | None:
+        """What to do about an allocation that failed; None for any other error."""
+        # torch raises a bare RuntimeError when the CPU's allocator fails
+        if not isinstance(err, torch.OutOfMemoryError) and "DefaultCPUAllocator: can't allocate" not in str(err):
+            return None
+        m = min(self.micro_batch, self.spec.global_batch // self.processes.size)
+        return UserError(
+            f"out of memory on {self.model.device} with micro-batches of {m}: {str(err).splitlines()[0]}",
+            valid="everything up to the last checkpoint is kept; a micro-batch changes the answer by rounding only",
+            hint=f"the same command with --micro-batch {m // 2}" if m > 1 else
+            "micro-batches of 1 are the smallest: a bigger device, or a smaller model",
+        )  # fmt: skip
+
     # --- safe points ---
+
+    def _should_stop(self) -> bool:
+        return False
+
+    def _log(self, state: LoopState, phase: Phase, scalars: Scalars) -> None:
+        """After every unit."""
+
+    def _keep(self, tuner: Tuner, state: LoopState) -> None:
+        """After every unit, last."""
+
+    def _restore(self, tuner: Tuner) -> LoopState:
+        """Takes up the newest readable checkpoint, which process 0 has found too."""
+        blob, _, _ = self.folder.load_checkpoint()
+        state = _take_up(blob, tuner, self.ledger)
+        theirs = self.processes.agree(None)
+        if theirs != state.to_json():
+            raise RuntimeError(f"process 1 continues at {theirs}, this one at {state.to_json()}")
+        return state
+
+    def _snapshot(self, tuner: Tuner, fraction: float) -> None:
+        """At a share of the budget: all processes hold the same adapter, bit for bit.
+
+        Raises:
+            ContractError: they do not: an optimiser stepped on gradients that no all_reduce had summed.
+        """
+        if self.processes.size == 1:
+            return
+        digest = hashlib.sha256()
+        for tensor in adapters.adapter_state(self.model.unet).values():
+            digest.update(tensor.numpy().tobytes())
+        if len(set(self.processes.exchange(digest.hexdigest()))) > 1:
+            raise ContractError(
+                tuner.name, f"{self.processes.size} processes", got="a different adapter in each",
+                expected="the same adapter: ctx.all_reduce sums the gradients before every optimiser step",
+            )  # fmt: skip
+
+
+@dataclasses.dataclass
+class LeadTuning(Tuning):
+    """Tuning by the process that keeps the run's files: log, ledger, checkpoints, snapshots."""
+
+    attempt: Attempt
+    progress: Progress
+    should_stop: Callable[[], bool]
+
+    def _run(self, meters: Meters) -> str:
+        self.lost: dict[str, float] = {}
+        # before the ledger is written again: its age tells when a killed attempt ended
+        heartbeat = Heartbeat(self.folder.root / "tuning.json", self.folder.ledger_path)
+        tuner = self._build(meters)
+        state = self._restore(tuner)
+        self._saved_s = self._noted_s = time.monotonic()
+        primary = self.spec.budget.primary
+        limit = self.spec.budget.limit(primary)
+        assert limit is not None
+        with heartbeat, self.progress.stage("tune", limit, _short(primary), done=self._spent()) as self._stage:
+            reason = self._drive(tuner, state, meters)
+        self._keep(tuner, state, force=True)
+        if reason != STOPPED:
+            self._snapshot(tuner, 1.0)
+        return reason
+
+    def _should_stop(self) -> bool:
+        return self.should_stop()
+
+    def _log(self, state: LoopState, phase: Phase, scalars: Scalars) -> None:
+        self.attempt.event(
+            "unit", unit=state.total, phase=phase.name, spent=_nonzero(self.ledger.spent), scalars=_finite(scalars)
+        )
+        self._stage.advance_to(self._spent(), _brief(scalars))
 
     def _keep(self, tuner: Tuner, state: LoopState, *, force: bool = False) -> None:
         """Ledger and checkpoint, each when it is due. Off the clock: the loop charges time inside units only."""
@@ -126,16 +230,11 @@ class Tuning:
 
     def _restore(self, tuner: Tuner) -> LoopState:
         """Takes up the newest readable checkpoint and books as lost what an earlier attempt did beyond it."""
-        state = LoopState()
         blob, _, warnings = self.folder.load_checkpoint()
         for warning in warnings:
             self.attempt.warn(warning)
             self.progress.say(warning)
-        if blob is not None:
-            saved = torch.load(io.BytesIO(blob), weights_only=True)
-            tuner.load_state_dict(saved["tuner"])
-            state = LoopState.from_json(saved["loop"])
-            self.ledger.restore(saved["ledger"])
+        state = _take_up(blob, tuner, self.ledger)
         if self.folder.ledger_path.exists():
             before = dict(self.ledger.lost)
             self.ledger.note_lost(atomic.read_json(self.folder.ledger_path))
@@ -143,10 +242,12 @@ class Tuning:
         atomic.write_json(self.folder.ledger_path, self.ledger.to_json())
         if blob is not None:
             self.progress.say(f"continuing at unit {state.total}, {100 * self.ledger.fraction():.0f} % of the budget")
+        self.processes.agree(state.to_json())
         return state
 
-    def save_snapshot(self, tuner: Tuner, fraction: float) -> None:
+    def _snapshot(self, tuner: Tuner, fraction: float) -> None:
         """The adapter as it is now, in the layout that ``pipe.load_lora_weights`` opens, with what it cost."""
+        super()._snapshot(tuner, fraction)
         patch = tuner.patch()
         root = self.folder.snapshots / snapshot_name(fraction)
         if patch.adapter:
@@ -159,6 +260,16 @@ class Tuning:
 
     def _spent(self) -> float:
         return self.ledger.spent[self.spec.budget.primary]
+
+
+def _take_up(blob: bytes | None, tuner: Tuner, ledger: Ledger) -> LoopState:
+    """Puts a checkpoint's state into tuner and ledger; a fresh start where there is none."""
+    if blob is None:
+        return LoopState()
+    saved = torch.load(io.BytesIO(blob), weights_only=True)
+    tuner.load_state_dict(saved["tuner"])
+    ledger.restore(saved["ledger"])
+    return LoopState.from_json(saved["loop"])
 
 
 class Heartbeat:

@@ -30,7 +30,8 @@ from bench.core.record import Artifact, ErrorEntry, LedgerEntry, MetricEntry, Re
 from bench.core.types import RunSpec, Suite
 from bench.diffusion import adapters
 from bench.diffusion.models import BaseModel, load_model
-from bench.engine import imaging, scoring, tuning
+from bench.diffusion.processes import Processes, ProcessFailed, ProcessLost
+from bench.engine import imaging, ranks, scoring, tuning
 from bench.engine.attempt import Attempt, provenance, read_attempts, read_curve
 from bench.engine.prepare import read_suite
 from bench.engine.progress import Progress
@@ -43,6 +44,8 @@ LOCK_WAIT_S = 3.0
 """A worker whose parent was just killed needs a moment to go."""
 
 Status = Literal["done", "failed", "diverged"]
+Ending = tuple[Status, str, ErrorEntry | None, dict[str, float]]
+"""Status, reason, error, lost work."""
 
 
 class Stopped(Exception):
@@ -60,6 +63,8 @@ class Worker:
         self.request: Mapping[str, Any] = atomic.read_json(folder.request_path)
         self.cache = Path(self.request["runs"]) / ".cache"
         self.device = _device(self.request["device"])
+        self.processes: int = self.request.get("processes", 1)
+        self.micro_batch: int = self.request.get("micro_batch") or self.spec.global_batch // self.processes
         torch.set_num_threads(self.request["n_threads"])
         self.stopping = False
         self._model: BaseModel | None = None
@@ -75,7 +80,7 @@ class Worker:
             if self.folder.record_path.exists():
                 return self.folder.read_record()
             atomic.sweep(self.folder.root)
-            attempt = Attempt(self.folder, self.device)
+            attempt = Attempt(self.folder, self.device, self.processes, self.micro_batch)
             lost: dict[str, float] = {}
             try:
                 status, reason, error, lost = self._tune(attempt)
@@ -101,32 +106,59 @@ class Worker:
 
     # --- stages ---
 
-    def _tune(self, attempt: Attempt) -> tuple[Status, str, ErrorEntry | None, dict[str, float]]:
-        """(status, reason, error, lost work). What tuning ended with is kept, so that a kill in a later stage does not
-        tune again."""
+    def _tune(self, attempt: Attempt) -> Ending:
+        """What tuning ended with is kept, so that a kill in a later stage does not tune again."""
         outcome = self.folder.root / "tuned.json"
         if outcome.exists():
             done = atomic.read_json(outcome)
             error = ErrorEntry(**done["error"]) if done["error"] else None
             return done["status"], done["reason"], error, {}
-        model = self._load_model()
-        job = tuning.Tuning(
-            folder=self.folder, spec=self.spec, suite=self.suite, tuner_ref=self.request["tuner"], model=model,
-            attempt=attempt, progress=self.progress, should_stop=lambda: self.stopping,
-        )  # fmt: skip
+        with ranks.crew(self.folder.root, self.processes, self.device, self.spec.budget.hard_wall_s) as crew:
+            model = self._load_model()
+            job = tuning.LeadTuning(
+                **self._job(model, Processes() if crew is None else crew.join()),
+                attempt=attempt, progress=self.progress, should_stop=lambda: self.stopping,
+            )  # fmt: skip
+            return self._run(job, outcome)
+
+    def _job(self, model: BaseModel, processes: Processes) -> dict[str, Any]:
+        """What tuning is given in every process."""
+        return {
+            "folder": self.folder, "spec": self.spec, "suite": self.suite, "tuner_ref": self.request["tuner"],
+            "model": model, "micro_batch": self.micro_batch, "processes": processes,
+        }  # fmt: skip
+
+    def follow(self, rank: int, port: int) -> int:
+        """Tunes as process ``rank`` beside the worker that listens on ``port``, which holds the run's lock.
+
+        Returns:
+            Exit code: 1 when tuning failed, here or elsewhere; process 0 has been told, and tells the user.
+        """
+        with ranks.follower(rank, self.processes, port, self.device, self.spec.budget.hard_wall_s) as processes:
+            if self.device == "cuda":
+                self.device = f"cuda:{rank}"
+            job = tuning.Tuning(**self._job(self._load_model(), processes))
+            try:
+                job.run()
+            except Exception:
+                return 1
+        return 0
+
+    def _run(self, job: tuning.LeadTuning, outcome: Path) -> Ending:
+        """Runs the job and writes what it ended with to ``outcome``."""
         status: Status = "done"
         failure: ErrorEntry | None = None
         try:
             reason = job.run()
         except Diverged as err:
             status, reason, failure = "diverged", str(err), _error(err)
-        except (UserError, KeyboardInterrupt):
+        except (UserError, ProcessLost, KeyboardInterrupt):
             raise
         except Exception as err:
             status, reason, failure = "failed", f"{type(err).__name__}: {err}", _error(err)
             self.progress.say(traceback.format_exc())
         finally:
-            adapters.detach(model.unet)
+            adapters.detach(job.model.unet)
         if reason == tuning.STOPPED:
             raise Stopped
         atomic.write_json(self.folder.ledger_path, job.ledger.to_json())
@@ -229,7 +261,9 @@ class Worker:
             run_id=self.spec.run_id, status=status, reason=reason, spec=plain(self.spec),
             settings=dict(self.request["settings"]), suite={**plain(s), "id": s.id}, notes=list(self.suite.notes),
             ranked=limited is None, unranked_reason=limited, ledger=self._ledger(),
-            provenance=provenance(self.device, n_threads, self.request["command"]),
+            provenance=provenance(
+                self.device, n_threads, self.request["command"], self.processes, self.micro_batch
+            ),
             attempts=read_attempts(self.folder), snapshots=[self._snapshot(n, f) for n, f in folders], metrics=entries,
             curve=read_curve(self.folder), artifacts=self._artifacts(folders), error=error,
         )  # fmt: skip
@@ -274,7 +308,7 @@ class Worker:
 
 
 def _error(err: BaseException) -> ErrorEntry:
-    tail = "".join(traceback.format_exception(err))[-4000:]
+    tail = err.failure.tail if isinstance(err, ProcessFailed) else "".join(traceback.format_exception(err))[-4000:]
     return ErrorEntry(type=type(err).__name__, message=str(err), tail=tail)
 
 
@@ -311,12 +345,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--parent", type=int, help="pid to die with")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--record-failure", metavar="REASON")
+    parser.add_argument("--rank", type=int, help="tune beside the worker that started this process")
+    parser.add_argument("--port", type=int, help="where that worker listens")
     args = parser.parse_args(argv)
     if args.parent is not None:
         _die_with_parent(args.parent)
     _silence_libraries()
     try:
-        worker = Worker(RunFolder(args.folder), quiet=args.quiet)
+        worker = Worker(RunFolder(args.folder), quiet=args.quiet or args.rank is not None)
+        if args.rank is not None:
+            return worker.follow(args.rank, args.port)
         if args.record_failure:
             return _exit_code(worker.record_failure(args.record_failure))
         with _on_sigterm(lambda: setattr(worker, "stopping", True)):
