@@ -21,6 +21,9 @@ METRIC_KINDS: dict[str, tuple[str, str]] = {
     "fid": ("FID", "Fréchet distance between Inception features of generated and reference images. Depends on n."),
     "kid": ("KID", "Kernel distance between the same features; unbiased in n."),
     "diversity": ("Diversity", "How different the images are from each other."),
+    "colour-shift": (
+        "Colour shift", "Change of mean hue, saturation or brightness against the base model's images, in per cent."
+    ),
 }  # fmt: skip
 """The columns every board has, in order: label and help. Direction and role are never here: records declare them."""
 
