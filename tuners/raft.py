@@ -62,6 +62,7 @@ class RAFT(AdapterTuner):
     needs: ClassVar[frozenset[str]] = frozenset({"black-box-reward", "images"})
     Config = RAFTConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"raft": {}, "raft-kl": {"kl_weight": 1.0}}
+    check_settings: ClassVar[Mapping[str, Any]] = {"prompts": 2, "k": 2, "updates": 2}
 
     def __init__(self, config: RAFTConfig, ctx: Context) -> None:
         super().__init__(config, ctx)

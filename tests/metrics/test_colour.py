@@ -1,0 +1,101 @@
+"""Colour shift: HSV against the standard library, HG-DPO's percentages, paired intervals."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from metric_world import picture
+
+from bench.core.contract import Scene
+from bench.core.paired import Interval
+from bench.metrics.colour import CHANNELS, Colour, hsv, magnitude
+
+byte = st.integers(0, 255)
+
+
+@given(byte, byte, byte)
+def test_hsv_is_the_standard_librarys(r: int, g: int, b: int) -> None:
+    rgb = torch.tensor([r, g, b], dtype=torch.float64) / 255
+    assert hsv(rgb.view(1, 3, 1, 1)).flatten().tolist() == pytest.approx(
+        colorsys.rgb_to_hsv(*rgb.tolist()), abs=1e-12
+    )  # fmt: skip
+
+
+def bluish(i: int) -> np.ndarray:
+    """Colours away from the ends of the scale, all hues around blue, where a mean of hues means something."""
+    rng = np.random.default_rng(i)
+    image = np.empty((16, 16, 3))
+    image[..., 2] = rng.uniform(160, 200, (16, 16))
+    image[..., 1] = rng.uniform(60, 100, (16, 16))
+    image[..., 0] = rng.uniform(60, 100, (16, 16))
+    return image.astype(np.uint8)
+
+
+def darker(i: int) -> np.ndarray:
+    return (bluish(i) // 2).astype(np.uint8)
+
+
+def shifts(scene: Scene) -> dict[str, float]:
+    return {m.name.removeprefix("colour-shift/"): m.value for m in Colour().score(scene) if m.value is not None}
+
+
+def test_the_base_has_no_shift_and_shows_its_means(make_scene: Callable[..., Scene]) -> None:
+    measured = Colour().score(make_scene(pictures=bluish, base_pictures=None))
+    assert [m.name for m in measured] == [f"colour-shift/{c}" for c in CHANNELS]
+    assert [m.value for m in measured] == [0.0] * 3
+    assert measured[0].detail["mean"]["value"] == pytest.approx(240 / 360, abs=0.02)  # blue
+
+
+def test_equal_images_do_not_shift(make_scene: Callable[..., Scene]) -> None:
+    assert shifts(make_scene(pictures=bluish, base_pictures=bluish)) == dict.fromkeys(CHANNELS, 0.0)
+
+
+def test_halved_brightness_is_minus_50_percent_of_value_alone(make_scene: Callable[..., Scene]) -> None:
+    """Hue and saturation are ratios, so they stay, up to the rounding of 8 bits."""
+    measured = {m.name: m for m in Colour().score(make_scene(pictures=darker, base_pictures=bluish))}
+    value = measured["colour-shift/value"]
+    assert value.value == pytest.approx(50, abs=0.5)
+    assert value.detail["signed"]["value"] == -value.value
+    assert value.ci_low is not None and value.ci_high is not None
+    assert value.ci_low <= value.value <= value.ci_high
+    assert measured["colour-shift/hue"].value == pytest.approx(0, abs=0.5)
+    assert measured["colour-shift/saturation"].value == pytest.approx(0, abs=1)
+    assert value.per_image is not None
+    assert np.mean(value.per_image) == pytest.approx(value.detail["signed"]["value"])
+    assert value.higher_is_better is False
+    assert (value.unit, value.n) == ("%", 6)
+
+
+def test_it_is_the_papers_figure(make_scene: Callable[..., Scene]) -> None:
+    """Table 2: percent change of the set's mean of each channel."""
+    scene = make_scene()  # two sets of noise
+
+    def channel_means(first: int) -> np.ndarray:
+        pixels = np.stack([picture(first + i) for i in range(6)]).reshape(-1, 3) / 255
+        return np.mean([colorsys.rgb_to_hsv(*p) for p in pixels], axis=0)
+
+    tuned, base = channel_means(0), channel_means(100)
+    expected = 100 * abs(tuned - base) / base
+    assert [shifts(scene)[c] for c in CHANNELS] == pytest.approx(list(expected), rel=1e-4)
+
+
+def test_black_images_have_no_percentage(make_scene: Callable[..., Scene]) -> None:
+    black = make_scene(pictures=bluish, base_pictures=lambda i: np.zeros((16, 16, 3), np.uint8))
+    measured = Colour().score(black)
+    assert [m.value for m in measured] == [None] * 3
+    assert "has no percentage" in measured[0].warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("signed", "expected"),
+    [((-3, -5, -1), (3, 1, 5)), ((2, 1, 4), (2, 1, 4)), ((-1, -3, 2), (1, 0, 3)), ((0, 0, 0), (0, 0, 0))],
+)
+def test_the_interval_of_a_size(signed: tuple[float, ...], expected: tuple[float, ...]) -> None:
+    size = magnitude(Interval(*signed, 10, 5))
+    assert (size.value, size.ci_low, size.ci_high) == expected
