@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from bench.core.contract import Reward
 from bench.core.errors import UserError
 from bench.core.identity import digest, file_sha256, plain
+from bench.diffusion.models import quiet
 from rewards.check import check_images
 
 Form = Literal["cosine", "pickscore"]
@@ -106,8 +107,9 @@ class ClipReward(Reward):
         self.weights_sha256 = file_sha256(weights)
         self.device = torch.device(device)
         self.preprocess = Preprocess.read(folder)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self.model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        with quiet():
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self.model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
         self.model.to(self.device)
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
         self._texts: dict[str, torch.Tensor] = {}

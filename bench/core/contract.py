@@ -204,6 +204,11 @@ class Tuner(ABC):
         return []
 
     @classmethod
+    def trained_reward(cls, config: Any, model: str) -> str:
+        """The reward that it tunes for on this base model where the user names none; "" leaves that to the suite."""
+        return ""
+
+    @classmethod
     def sampling_hooks(cls, config: Any) -> Sequence[Any]:
         """What generation needs beside the adapter (``bench.diffusion.generate.SamplingHook``), fresh objects."""
         return ()

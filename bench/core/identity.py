@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 """Part of every run id. Raise it only when the meaning of an id changes: all ids change with it."""
 
 

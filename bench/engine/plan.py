@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from bench.core import registry
 from bench.core.budget import Budget
 from bench.core.contract import Setup, Tuner, changed_settings, make_config
 from bench.core.errors import UserError, unknown_name
-from bench.core.identity import file_sha256
+from bench.core.identity import digest, file_sha256
 from bench.core.types import RunSpec, Suite, SuiteSpec
 from bench.engine.options import Options
 from bench.store.runs import RunFolder, run_folder
@@ -248,7 +249,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision(),
         model_defaults=dict(source.tuning_defaults),
         tuner=tuner.cls.name, tuner_version=tuner.cls.version, label=tuner.label, tuner_sha256=tuner.file_sha256,
-        settings=changed_settings(tuner.cls, tuner.config), reward=reward,
+        settings=changed_settings(tuner.cls, tuner.config), reward=reward, reward_revision=_reward_revision(reward),
         budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
         train_sampler=s.train_sampler, global_batch=s.global_batch, eval_seeds=s.eval_seeds,
         fractions=parse_fractions(options.fractions, s.fractions),
@@ -271,6 +272,14 @@ def _check_batches(s: SuiteSpec, options: Options) -> None:
     if m is not None and not 1 <= m <= B // n:
         raise UserError(f"--micro-batch {m} with a global batch of {B} and {n} process(es)",
                         valid=f"a whole number from 1 to {B // n}")  # fmt: skip
+
+
+@functools.cache
+def _reward_revision(reward: str) -> str:
+    """What pins a reward: a digest over its identity, weights included. Raises UserError where these are missing."""
+    from rewards import expression
+
+    return digest(expression.load_reward(reward).identity(), 12)
 
 
 def _resolved(config: Any, source: ModelSource) -> dict[str, Any]:

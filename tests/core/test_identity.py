@@ -42,13 +42,13 @@ def test_nan_has_no_place_in_canonical_json() -> None:
 def test_golden_ids_hold_still() -> None:
     """A change here renames every run on every disk: raise IDENTITY_VERSION and say so in the change log."""
     assert digest({"b": [1, 2.5, None, "ü"], "a": True}, 16) == "4aa821e015075b43"
-    assert SPEC.run_id == "102e0ca61e5a"
+    assert SPEC.run_id == "581047db75a1"
     assert derive_seed(0, "init-noise", prompt="p1", seed=3) == 22484711407728614
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"reward": "symmetry"}, {"prompt_hash": "q"}, {"limit": 3}, {"model_revision": "s"},
+    [{"seed": 1}, {"reward": "symmetry"}, {"reward_revision": "w"}, {"prompt_hash": "q"}, {"limit": 3}, {"model_revision": "s"},
      {"model_defaults": {"lr": 0.002}},
      {"settings": {"K": 4}}, {"tuner_version": 2}, {"global_batch": 16}, {"budget": Budget(denoiser_u=1001)},
      {"sampler": SamplerSpec(guidance=5.0)}, {"eval_seeds": (0,)}, {"fractions": (0.0, 0.5, 1.0)}],

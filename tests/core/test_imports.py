@@ -24,7 +24,7 @@ NEVER = {
     "bench.metrics": ("tuners", "leaderboard", "bench.engine", "bench.cli"),
     "bench.launch": ("torch", "bench.engine", "bench.diffusion", "tuners", "rewards", "suites", "leaderboard"),
     "bench.tiny": ("bench.engine", "bench.store", "tuners", "rewards", "suites", "leaderboard"),
-    "tuners": ("rewards", "bench.metrics", "leaderboard", "suites", "bench.engine", "bench.store"),
+    "tuners": ("rewards", "bench.metrics", "leaderboard", "suites", "bench.engine"),
     "rewards": ("tuners", "leaderboard", "bench.engine"),
     "suites": ("torch", "tuners", "rewards", "leaderboard", "bench.diffusion", "bench.engine"),
     "leaderboard": ("torch", "tuners", "rewards", "bench.diffusion", "bench.engine", "bench.cli"),
