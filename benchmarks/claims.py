@@ -1,0 +1,388 @@
+"""The papers' own claims at the scale of the tiny world, in one table: ``python -m benchmarks.claims``
+
+Each claim compares tuned models over tuning seeds, paired by prompt and noise; intervals resample seeds and prompts at
+once. A claim *holds* where every interval it needs lies on the claimed side of zero, *does not hold* where one lies on
+the other side, and is *undecided* otherwise: a claim that fails here is a finding about the tiny world, not a proof
+that the paper is wrong. The runs are ordinary runs (each is printed as the command that repeats it), so a stopped
+benchmark continues where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.core.paired import N_BOOT, Interval, crossed_mean_ci
+from bench.core.types import SamplerSpec
+from bench.diffusion.models import load_model
+from bench.diffusion.rollout import Path as RolloutPath
+from bench.diffusion.rollout import accumulate_gradients
+from bench.diffusion.samplers import Noise, build_sampler
+from bench.engine.options import Options
+from bench.engine.plan import PlannedRun, make_plan
+from bench.engine.prepare import prepare
+from bench.launch.base import Job
+from bench.launch.local import Local
+from bench.store.runs import RunFolder
+from rewards.expression import load_reward
+
+Table = NDArray[np.float64]
+"""(n_seeds, n_prompts): each prompt's value, noise seeds averaged."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to tune that a claim compares."""
+
+    tuner: str
+    reward: str = "tiny-pick"
+    settings: tuple[str, ...] = ()
+    budget: tuple[str, ...] = ()
+    suite: str = "coco"
+
+    def options(self, runs: Path, seed: int) -> Options:
+        return Options(suite=self.suite, tuner=self.tuner, reward=self.reward, settings=self.settings,
+                       budget=self.budget, seeds=f"{seed},", fractions="0,1", runs=runs)  # fmt: skip
+
+    def command(self, seeds: int) -> str:
+        words = ["bench", "run", "--suite", self.suite, "--tuner", self.tuner, "--reward", self.reward]
+        for flag, values in (("--set", self.settings), ("--budget", self.budget)):
+            for value in values:
+                words += [flag, value]
+        return shlex.join([*words, "--seeds", str(seeds), "--fractions", "0,1"])
+
+
+@dataclass(frozen=True)
+class Line:
+    """One comparison of a claim: claimed to be above zero."""
+
+    text: str
+    interval: Interval
+
+    @property
+    def verdict(self) -> str:
+        return "holds" if self.interval.ci_low > 0 else "does not hold" if self.interval.ci_high < 0 else "undecided"
+
+
+Scores = Callable[[Arm, str], Table]
+"""Per-prompt scores of an arm's final images: raw values of a score file by its metric name."""
+Base = Callable[[Arm, str], Table]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a paper and what would show it here."""
+
+    key: str
+    statement: str
+    published: str
+    arms: Mapping[str, Arm]
+    compare: Callable[[Mapping[str, Arm], Scores, Base], list[Line]]
+
+
+def _above(text: str, a: Table, b: Table) -> Line:
+    return Line(text, crossed_mean_ci(a - b))
+
+
+# -- DRTune, Table 1: symmetry
+
+_LOW_LEVEL = ("lr=3e-3",)
+_RIVALS = ("refl-10", "refl-20", "draft-10", "draft-lv", "alignprop")
+
+
+def _symmetry(arms: Mapping[str, Arm], tuned: Scores, base: Base) -> list[Line]:
+    metric = "reward/symmetry"
+    ours = tuned(arms["drtune"], metric)
+    lines = [_above("DRTune's cost below the base's", base(arms["drtune"], metric), ours)]
+    for rival in _RIVALS:
+        lines.append(_above(f"DRTune's cost below {rival}'s ({tuned(arms[rival], metric).mean():.3f} against "
+                            f"{ours.mean():.3f})", tuned(arms[rival], metric), ours))  # fmt: skip
+    return lines
+
+
+# -- HG-DPO, Tables 2, 3, 5
+
+_DPO = ("D=64",)
+_STEPS = ("steps=300",)
+
+
+def _wins(arm: Arm, tuned: Scores, base: Base, metric: str) -> Table:
+    difference = tuned(arm, metric) - base(arm, metric)
+    return 0.5 + 0.5 * np.sign(difference)
+
+
+def _rising(names: Sequence[str], what: str) -> Callable[[Mapping[str, Arm], Scores, Base], list[Line]]:
+    def compare(arms: Mapping[str, Arm], tuned: Scores, base: Base) -> list[Line]:
+        rates = {n: _wins(arms[n], tuned, base, "reward/tiny-pick") for n in names}
+        return [
+            _above(f"win rate against the base at {b} ({100 * rates[b].mean():.1f} %) above {a} "
+                   f"({100 * rates[a].mean():.1f} %)", rates[b], rates[a])
+            for a, b in itertools.pairwise(names)
+        ]  # fmt: skip
+
+    return compare
+
+
+def _colour(arms: Mapping[str, Arm], tuned: Scores, base: Base) -> list[Line]:
+    lines = []
+    for channel in ("hue", "saturation", "value"):
+        shift = {n: tuned(arms[n], f"colour-shift/{channel}") for n in arms}
+        for name in ("hgdpo", "hgdpo-lan"):
+            text = (
+                f"{channel}: shift under {name} ({abs(shift[name].mean()):.2f} %) below dpo's "
+                f"({abs(shift['dpo'].mean()):.2f} %)"
+            )
+            lines.append(Line(text, _smaller(shift[name], shift["dpo"])))
+    return lines
+
+
+def _smaller(a: Table, b: Table) -> Interval:
+    """|mean b| - |mean a| with its interval over seeds and prompts: a shift has a size only as a whole."""
+    rng = np.random.default_rng(0)
+    sizes = []
+    for _ in range(N_BOOT):
+        at = np.ix_(rng.integers(len(a), size=len(a)), rng.integers(a.shape[1], size=a.shape[1]))
+        sizes.append(abs(b[at].mean()) - abs(a[at].mean()))
+    low, high = np.quantile(sizes, [0.025, 0.975])
+    return Interval(abs(b.mean()) - abs(a.mean()), float(low), float(high), a.size, a.shape[1])
+
+
+# -- TreeReward, Fig. 5; RealignDiff, Table II
+
+
+def _tree(arms: Mapping[str, Arm], tuned: Scores, base: Base) -> list[Line]:
+    lines = []
+    for metric in ("reward/tiny-judge", "tifa/tiny-vqa"):
+        value = {n: tuned(arms[n], metric) for n in arms}
+        lines += [
+            _above(f"{metric}: adaptive tree ({value['treereward'].mean():.4f}) above decoupled "
+                   f"({value['treereward-decoupled'].mean():.4f})", value["treereward"], value["treereward-decoupled"]),
+            _above(f"{metric}: decoupled above global ({value['treereward-global'].mean():.4f})",
+                   value["treereward-decoupled"], value["treereward-global"]),
+        ]  # fmt: skip
+    return lines
+
+
+def _realign(arms: Mapping[str, Arm], tuned: Scores, base: Base) -> list[Line]:
+    lines = []
+    for metric in ("clipscore/tiny-clip", "tifa/tiny-vqa"):
+        coarse, both = (tuned(arms[n], metric) for n in ("realigndiff-coarse", "realigndiff"))
+        start = base(arms["realigndiff-coarse"], metric)
+        lines += [
+            _above(f"{metric}: coarse ({coarse.mean():.4f}) above base ({start.mean():.4f})", coarse, start),
+            _above(f"{metric}: coarse + fine ({both.mean():.4f}) above coarse", both, coarse),
+        ]
+    return lines
+
+
+# -- every tuner learns
+
+_TUNERS = ("drtune", "refl", "draft", "alignprop", "hgdpo", "treereward", "realigndiff", "raft")
+
+
+def _learning(arms: Mapping[str, Arm], tuned: Scores, base: Base) -> list[Line]:
+    return [
+        _above(
+            f"{name}: reward/tiny-pick above the base", tuned(arm, "reward/tiny-pick"), base(arm, "reward/tiny-pick")
+        )
+        for name, arm in arms.items()
+    ]
+
+
+CLAIMS = [
+    Claim("learning", "every tuner raises the reward that it is given", "each paper's main table",
+          {name: Arm(name) for name in _TUNERS}, _learning),
+    Claim("symmetry", "DRTune lowers the symmetry cost where ReFL, DRaFT and AlignProp do not",
+          "DRTune Table 1: .0551; ReFL-10 .7512, ReFL-20 .7328, DRaFT-10 .7250, DRaFT-LV .7648, AlignProp .7840",
+          {name: Arm(name, "symmetry", _LOW_LEVEL) for name in ("drtune", *_RIVALS)}, _symmetry),
+    Claim("pool-size", "HG-DPO's win rate rises with the pool size N", "HG-DPO Table 3: 66, 82, 84, 89 %, N = 2, 5, 10, 20",
+          {f"N={n}": Arm("hgdpo", settings=(*_DPO, f"N={n}"), budget=_STEPS) for n in (2, 5, 10)},
+          _rising(["N=2", "N=5", "N=10"], "N")),
+    Claim("pair-rank", "HG-DPO's win rate rises with the loser's rank l", "HG-DPO Table 5",
+          {f"l={r}": Arm("hgdpo", settings=(*_DPO, "N=10", f"pair_rank={r}"), budget=_STEPS) for r in (2, 5, 10)},
+          _rising(["l=2", "l=5", "l=10"], "l")),
+    Claim("colour-shift", "statistic matching and latent adaptive normalisation remove DPO's colour shift",
+          "HG-DPO Table 2 (hue, saturation, value)",
+          {name: Arm(name) for name in ("dpo", "hgdpo", "hgdpo-lan")}, _colour),
+    Claim("tree", "adaptive tree above decoupled above global reward", "TreeReward Fig. 5",
+          {name: Arm(name) for name in ("treereward", "treereward-decoupled", "treereward-global")}, _tree),
+    Claim("realign", "coarse + fine above coarse above base", "RealignDiff Table II",
+          {name: Arm(name) for name in ("realigndiff-coarse", "realigndiff")}, _realign),
+]  # fmt: skip
+
+
+# -- the gradient's norm, without runs
+
+
+def gradient_norms(seeds: int, batch: int = 4) -> dict[str, dict[int, list[float]]]:
+    """Norm of the adapter's gradient of the last K steps, with gradient through the U-Net's input and without
+    (DRTune Fig. 7), on tiny-sd at T = 20 with the suite's reward; one value a batch of prompts."""
+    model = load_model("tiny-sd")
+    reward = load_reward("tiny-pick", "cpu")
+    sampler = build_sampler(model, SamplerSpec("ddim", n_steps=20, guidance=4.0))
+    from suites.coco import suite
+
+    texts = [p.text for p in suite("sample", variant="", data_dir=None, limit=None).train_prompts]
+    rank = int(model.source.tuning_defaults["rank"])
+    parameters = model.attach_adapter(rank=rank, alpha=rank, generator=torch.Generator().manual_seed(0))
+    norms: dict[str, dict[int, list[float]]] = {"through the input": {}, "stop gradient": {}}
+    for k in (1, 2, 5, 10, 15, 20):
+        for name, through in (("through the input", True), ("stop gradient", False)):
+            path = RolloutPath(frozenset(range(20 - k, 20)), stop=19, through_input=through)
+            for seed in range(seeds):
+                part = texts[seed * batch : (seed + 1) * batch]
+                noise = Noise([1000 * seed + j for j in range(batch)])
+                for p in parameters:
+                    p.grad = None
+                accumulate_gradients(
+                    model, sampler, path, part, noise, lambda images, part=part: -reward.score(images, part).mean()
+                )
+                norm = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm().item()
+                norms[name].setdefault(k, []).append(norm)
+    return norms
+
+
+# -- running and reading
+
+
+def plan_arm(arm: Arm, runs: Path, seeds: int) -> list[PlannedRun]:
+    """The arm's runs, one a tuning seed. Raises UserError, also for what would fail later."""
+    planned = []
+    for seed in range(seeds):
+        plan = make_plan(arm.options(runs, seed))
+        if plan.problems:
+            raise SystemExit(f"{arm.command(seeds)}\n{plan.problems[0]}")
+        planned += plan.runs
+    return planned
+
+
+def run_all(planned: Sequence[PlannedRun], command: str, jobs: int) -> None:
+    todo = {run.folder.root: run for run in planned if run.state not in ("done", "failed", "diverged")}
+    for run in todo.values():
+        prepare(run, {"device": "cpu", "command": command})
+
+    def one(run: PlannedRun) -> None:
+        Local().launch([Job(run.folder.root, run.spec.budget.hard_wall_s)], quiet=True)
+        print(f"{run.spec.label}, seed {run.spec.seed} ({run.spec.run_id}): ended", file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, todo.values()))
+
+
+def scores(folder: RunFolder, metric: str, snapshot: str) -> NDArray[np.float64]:
+    """(n_prompts,) means over noise seeds, in order of prompt id."""
+    path = folder.root / "scores" / f"{metric.replace('/', '~')}__{snapshot}.jsonl"
+    by_prompt: dict[str, list[float]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        by_prompt.setdefault(row["prompt_id"], []).append(float(row["value"]))
+    return np.array([np.mean(by_prompt[key]) for key in sorted(by_prompt)])
+
+
+def judge(claim: Claim, planned: Mapping[Arm, list[PlannedRun]]) -> tuple[str, list[Line], str]:
+    """(verdict, lines, trouble)."""
+    for arm in claim.arms.values():
+        for run in planned[arm]:
+            if not run.folder.record_path.exists() or run.folder.read_record().status != "done":
+                status = run.folder.read_record().status if run.folder.record_path.exists() else "not run"
+                return "not measured", [], f"{run.spec.label} seed {run.spec.seed}: {status}"
+
+    def tuned(arm: Arm, metric: str) -> Table:
+        return np.stack([scores(run.folder, metric, "f100") for run in planned[arm]])
+
+    def base(arm: Arm, metric: str) -> Table:
+        return np.stack([scores(run.folder, metric, "f000") for run in planned[arm]])
+
+    lines = claim.compare(claim.arms, tuned, base)
+    verdicts = [line.verdict for line in lines]
+    if "does not hold" in verdicts:
+        return "does not hold", lines, ""
+    return ("undecided" if "undecided" in verdicts else "holds"), lines, ""
+
+
+def report(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]], norms: dict[str, dict[int, list[float]]],
+           seeds: int) -> str:  # fmt: skip
+    """The Markdown page."""
+    out = [
+        "# The papers' claims, at the scale of the tiny world", "",
+        f"Written by `python -m benchmarks.claims --seeds {seeds}` ({seeds} tuning seeds, 64 prompts, 2 noise seeds;",
+        "95 % intervals over seeds and prompts). Each line is claimed to be above zero.", "",
+        "| claim | published | here |", "|---|---|---|",
+    ]  # fmt: skip
+    sections: list[str] = []
+    for claim in claims:
+        verdict, lines, trouble = judge(claim, planned)
+        out.append(f"| {claim.statement} | {claim.published} | **{verdict}**{': ' + trouble if trouble else ''} |")
+        sections += [
+            "",
+            f"## {claim.statement}",
+            "",
+            "| comparison | difference | 95 % interval | verdict |",
+            "|---|---|---|---|",
+        ]
+        sections += [
+            f"| {line.text} | {line.interval.value:+.4f} | [{line.interval.ci_low:.4f}, {line.interval.ci_high:.4f}] "
+            f"| {line.verdict} |" for line in lines
+        ]  # fmt: skip
+        sections += ["", *(f"    {arm.command(seeds)}" for arm in claim.arms.values())]
+    if norms:
+        verdict, rows = _norm_rows(norms)
+        out.append("| the gradient's norm grows rapidly with K through the U-Net's input, not under stop-gradient | "
+                   f"DRTune Fig. 7 | **{verdict}** |")  # fmt: skip
+        sections += rows
+    return "\n".join([*out, *sections, ""])
+
+
+def _norm_rows(norms: dict[str, dict[int, list[float]]]) -> tuple[str, list[str]]:
+    ks = sorted(next(iter(norms.values())))
+    rows = ["", "## Norm of the adapter's gradient of the last K of 20 steps, mean and range over batches", "",
+            "| K | " + " | ".join(norms) + " |", "|---|" + "---|" * len(norms)]  # fmt: skip
+    for k in ks:
+        cells = [f"{np.mean(v[k]):.2f} ({min(v[k]):.2f} to {max(v[k]):.2f})" for v in norms.values()]
+        rows.append(f"| {k} | " + " | ".join(cells) + " |")
+    growth = {name: np.log(v[ks[-1]]) - np.log(v[ks[0]]) for name, v in norms.items()}
+    difference = crossed_mean_ci((growth["through the input"] - growth["stop gradient"])[None])
+    line = Line("", difference)
+    rows += ["", f"log of the growth from K = 1 to 20, through the input minus stop gradient: {difference.value:+.3f} "
+             f"[{difference.ci_low:.3f}, {difference.ci_high:.3f}]"]  # fmt: skip
+    return line.verdict, rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("claims-runs"))
+    parser.add_argument("--seeds", type=int, default=3, help="tuning seeds of every arm")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once")
+    parser.add_argument("--only", default="", help=f"of {', '.join(c.key for c in CLAIMS)}, gradient-norm")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/CLAIMS.md"))
+    args = parser.parse_args()
+    wanted = {name for name in args.only.split(",") if name}
+    if unknown := wanted - {c.key for c in CLAIMS} - {"gradient-norm"}:
+        parser.error(f"unknown claim {sorted(unknown)[0]!r}; valid: {', '.join(c.key for c in CLAIMS)}, gradient-norm")
+    claims = [c for c in CLAIMS if not wanted or c.key in wanted]
+    planned = {arm: plan_arm(arm, args.runs, args.seeds) for claim in claims for arm in claim.arms.values()}
+    run_all(
+        [run for runs in planned.values() for run in runs],
+        shlex.join(["python", "-m", "benchmarks.claims", *sys.argv[1:]]),
+        args.jobs,
+    )
+    torch.set_num_threads(1)
+    norms = gradient_norms(8) if not wanted or "gradient-norm" in wanted else {}
+    page = report(claims, planned, norms, args.seeds)
+    args.out.write_text(page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
