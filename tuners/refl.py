@@ -113,7 +113,8 @@ class ReFL(OnlineTuner):
         return Report({"pool": len(self.pool)}, n_steps=0)
 
     def _next_images(self) -> int:
-        return min(self.ctx.global_batch, self.config.pretrain_pool - len(self.pool))
+        n: int = min(self.ctx.global_batch, self.config.pretrain_pool - len(self.pool))
+        return n
 
     def pool_cost(self) -> Charge:
         n = self._next_images()

@@ -8,7 +8,7 @@ from bench.core.errors import Diverged
 from bench.core.types import SamplerSpec
 from bench.diffusion import rollout
 from bench.diffusion.meters import Meters
-from bench.diffusion.reference import SavedBytes, full_graph_gradients
+from bench.diffusion.reference import LiveBytes, SavedBytes, full_graph_gradients
 from bench.diffusion.rollout import Path, accumulate_at, accumulate_gradients, noised, rollout_cost
 from bench.diffusion.samplers import Noise, build_sampler, predict_eps
 
@@ -381,7 +381,7 @@ def test_the_penalty_joins_the_update_as_in_the_full_graph(real, name, eta, stop
     sampler = build_sampler(real, spec(name, 5, 3.0, eta))
     args = (real, sampler, Path(frozenset({1, 2, 4}), stop, through_input), ["a cat"], Noise([0]), curved_loss)
     with_kl = gradient(real.adapter_parameters, accumulate_gradients, *args, None, 0.7)
-    assert relative(with_kl, gradient(real.adapter_parameters, full_graph_gradients, *args, 0.7)) <= ATOL
+    assert relative(with_kl, gradient(real.adapter_parameters, full_graph_gradients, *args, None, 0.7)) <= ATOL
     assert relative(with_kl, gradient(real.adapter_parameters, accumulate_gradients, *args)) > 1e-3
 
 
@@ -463,10 +463,42 @@ def test_the_checkpointed_full_graph_equals_the_plain_one_and_calls_the_u_net_as
     args = (real, sampler, Path(frozenset({1, 2, 4}), None, through_input), ["a cat"], Noise([0]), curved_loss)
     plain = gradient(real.adapter_parameters, full_graph_gradients, *args)
     calls = {}
-    for update, extra in ((full_graph_gradients, (0.0, True)), (accumulate_gradients, ())):
+    for update, extra in ((full_graph_gradients, (None, 0.0, True)), (accumulate_gradients, ())):
         seen = []
         handle = real.unet.register_forward_pre_hook(lambda m, a, seen=seen: seen.append(1))
         assert relative(gradient(real.adapter_parameters, update, *args, *extra), plain) <= ATOL
         handle.remove()
         calls[update] = len(seen)
     assert set(calls.values()) == {5 + 3}
+
+
+def test_live_bytes_sees_what_a_checkpoint_recomputes_and_ends_at_nothing(real):
+    """The full graph grows with K; engine and checkpointing hold one U-Net's graph at a time."""
+    sampler = build_sampler(real, spec(n_steps=10))
+    peaks = {}
+    for K in (1, 10):
+        path = Path(frozenset(range(10 - K, 10)), None, through_input=True)
+        args = (real, sampler, path, ["a cat"], Noise([0]), curved_loss)
+        for name, update, extra in (
+            ("engine", accumulate_gradients, ()),
+            ("full", full_graph_gradients, ()),
+            ("checkpointed", full_graph_gradients, (None, 0.0, True)),
+        ):
+            gradient(real.adapter_parameters, update, *args, *extra)  # so that no gradient is new inside
+            with LiveBytes() as live:
+                gradient(real.adapter_parameters, update, *args, *extra)
+            peaks[name, K] = live.peak
+    assert peaks["full", 10] > 5 * peaks["full", 1]
+    assert peaks["engine", 10] < 1.1 * peaks["engine", 1]
+    assert peaks["checkpointed", 10] == pytest.approx(peaks["engine", 10], rel=0.1)
+
+
+def test_live_bytes_counts_a_storage_once_and_drops_it_with_its_last_view():
+    with LiveBytes() as live:
+        a = torch.zeros(1000)
+        b = a.view(10, 100)
+        del a
+        assert (b + 1).shape == b.shape
+        del b
+        torch.zeros(10)
+    assert live.peak == 8000
