@@ -17,6 +17,7 @@ B = Q K^T, which sends 1 - B out of [0, 1] and turns signs around.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -164,8 +165,8 @@ class ModulatedAttention:
         if plain:
             out = torch.cat([F.scaled_dot_product_attention(q[:plain], k[:plain], v[:plain]), out])
         out = out.transpose(1, 2).flatten(2).to(q.dtype)
-        hidden: torch.Tensor = attn.to_out[1](attn.to_out[0](out))
-        return hidden / attn.rescale_output_factor
+        hidden: torch.Tensor = attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+        return hidden
 
     def _modulated(self, kind: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """(rows, heads, queries, d) → the same shape."""
@@ -176,12 +177,14 @@ class ModulatedAttention:
         B = product if state.literal else maps.B.to(wide)
         strength = state.cross_strength if kind == "cross" else state.self_strength
         product = modulate(product, maps.R, maps.S.to(wide), B, strength)
-        return (product / q.shape[-1] ** 0.5).softmax(-1).to(v.dtype) @ v
+        weights = (product / math.sqrt(q.shape[-1])).softmax(-1)
+        return weights.to(v.dtype) @ v
 
 
 def _heads(attn: Any, x: torch.Tensor) -> torch.Tensor:
     """(N, length, heads * d) → (N, heads, length, d)."""
-    return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+    split: torch.Tensor = x.view(*x.shape[:2], attn.heads, -1)
+    return split.transpose(1, 2)
 
 
 def install(unet: Any, state: Modulation) -> dict[str, Any]:
