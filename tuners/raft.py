@@ -32,13 +32,14 @@ class RAFTConfig(AdapterConfig):
     """RAFT's own settings."""
 
     k: int = setting(
-        8, unit="images", source="algorithm 1: 1/k is kept", low=2, help="images a prompt, of which the best is kept"
+        4, unit="images", source="algorithm 1: 1/k is kept", low=2, help="images a prompt, of which the best is kept"
     )  # fmt: skip
     prompts: int = setting(
-        0, unit="prompts", source="algorithm 1: batch size b", low=0, help="prompts a round; 0 is two global batches"
+        0, unit="prompts", source="algorithm 1: batch size b", low=0, help="prompts a round; 0 is four global batches"
     )  # fmt: skip
     updates: int = setting(
-        64, unit="updates", source="ours", low=1, help="optimiser steps a round, each on a global batch of winners"
+        0, unit="updates", source="ours", low=0,
+        help="optimiser steps a round, each on a global batch of winners; 0 is two epochs of the round's",
     )  # fmt: skip
     kl_weight: float = setting(
         0.0, unit="", source="algorithm 1 with the KL penalty", low=0.0,
@@ -67,6 +68,7 @@ class RAFT(AdapterTuner):
     def __init__(self, config: RAFTConfig, ctx: Context) -> None:
         super().__init__(config, ctx)
         self.n_prompts = prompts_a_round(config, ctx.global_batch)
+        self.updates = config.updates or max(1, 2 * self.n_prompts // ctx.global_batch)
         self.n_timesteps = len(noise_levels(ctx.model)[0])
         self.round = 0
         self.winners: list[tuple[str, torch.Tensor]] = []
@@ -109,7 +111,7 @@ class RAFT(AdapterTuner):
         scalars = self.accumulate()
         report = Report({**scalars, **self.step(), "round": self.round})
         self.trained += 1
-        if self.trained == self.config.updates:
+        if self.trained == self.updates:
             self.round, self.winners, self.trained = self.round + 1, [], 0
         return report
 
@@ -171,7 +173,7 @@ class RAFT(AdapterTuner):
 
 
 def prompts_a_round(config: RAFTConfig, global_batch: int) -> int:
-    return config.prompts or 2 * global_batch
+    return config.prompts or 4 * global_batch
 
 
 def update_cost(config: RAFTConfig, n: int) -> Charge:

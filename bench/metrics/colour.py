@@ -22,17 +22,10 @@ class Colour(Metric):
 
     def score(self, scene: Scene) -> list[Measured]:
         at = layout(scene)
-        tuned = hsv_means(scene.tuned)
         passport = {"space": "HSV, hue in turns", "captions": scene.suite.spec.prompt_hash, "n": at.n}
         if is_base(scene):
-            return [
-                Measured(
-                    name=f"colour-shift/{channel}", value=0.0, ci_low=0.0, ci_high=0.0, higher_is_better=False, n=at.n,
-                    unit="%", passport=passport, detail={"mean": _facts(cluster_mean_ci(tuned[:, c], at.prompt_ids))},
-                )
-                for c, channel in enumerate(CHANNELS)
-            ]  # fmt: skip
-        base = hsv_means(scene.base)
+            return []  # nothing to shift from; each shift's detail holds the base's means
+        tuned, base = hsv_means(scene.tuned), hsv_means(scene.base)
         measured = []
         for c, channel in enumerate(CHANNELS):
             before = cluster_mean_ci(base[:, c], at.prompt_ids)
@@ -49,6 +42,7 @@ class Colour(Metric):
             measured.append(Measured(
                 name=f"colour-shift/{channel}", value=size.value, ci_low=size.ci_low, ci_high=size.ci_high,
                 higher_is_better=False, n=at.n, unit="%", passport=passport,
+                # signed, so that their mean is the signed shift
                 per_image=tuple(map(float, percent * (tuned[:, c] - base[:, c]))),
                 detail={**detail, "signed": _facts(signed)},
             ))  # fmt: skip

@@ -45,11 +45,14 @@ def shifts(scene: Scene) -> dict[str, float]:
     return {m.name.removeprefix("colour-shift/"): m.value for m in Colour().score(scene) if m.value is not None}
 
 
-def test_the_base_has_no_shift_and_shows_its_means(make_scene: Callable[..., Scene]) -> None:
-    measured = Colour().score(make_scene(pictures=bluish, base_pictures=None))
-    assert [m.name for m in measured] == [f"colour-shift/{c}" for c in CHANNELS]
-    assert [m.value for m in measured] == [0.0] * 3
-    assert measured[0].detail["mean"]["value"] == pytest.approx(240 / 360, abs=0.02)  # blue
+def test_the_base_has_no_shift_of_its_own(make_scene: Callable[..., Scene]) -> None:
+    assert Colour().score(make_scene(pictures=bluish, base_pictures=None)) == []
+
+
+def test_both_means_stand_beside_the_shift(make_scene: Callable[..., Scene]) -> None:
+    hue, _, value = Colour().score(make_scene(pictures=darker, base_pictures=bluish))
+    assert [m["value"] for m in (hue.detail["mean"], hue.detail["base_mean"])] == pytest.approx([2 / 3] * 2, abs=0.02)
+    assert value.detail["mean"]["value"] == pytest.approx(value.detail["base_mean"]["value"] / 2, rel=0.01)
 
 
 def test_equal_images_do_not_shift(make_scene: Callable[..., Scene]) -> None:

@@ -162,6 +162,13 @@ def test_rounds_lower_the_error_on_their_winners():
     assert sum(seen[-10:]) < sum(seen[:10])
 
 
+def test_a_round_of_unset_length_sees_each_winner_twice():
+    tuner = RAFT(make_config(RAFT, {}), context())
+    assert (tuner.n_prompts, tuner.updates) == (8, 8)  # global batch 2
+    tuner = RAFT(make_config(RAFT, {"prompts": 1}), context())
+    assert (tuner.n_prompts, tuner.updates) == (1, 1)
+
+
 def setup(limit):
     sampler = SamplerSpec("ddim", n_steps=20, guidance=4.0)
     return Setup(
@@ -172,7 +179,7 @@ def setup(limit):
 
 def test_a_budget_that_holds_no_update_is_refused():
     config = make_config(RAFT, {})
-    first = 16 * config.k * 40 + 8 * 3
+    first = 32 * config.k * 40 + 8 * 3
     assert RAFT.problems(config, setup(first)) == []
     (problem,) = RAFT.problems(config, setup(first - 1))
     assert "fewer prompts" in problem and f"{first:,}" in problem
