@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib.resources
 import io
+import itertools
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,16 +33,23 @@ from bench.core.errors import UserError
 from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion import adapters
 from bench.diffusion.context import TuningContext
-from bench.diffusion.generate import generate
-from bench.diffusion.meters import FlopTable, Meters
-from bench.diffusion.models import BaseModel
-from bench.diffusion.random_tiny import random_pipeline
+from bench.diffusion.generate import generate, image_seed
+from bench.diffusion.meters import ChargeFn, FlopTable, Meters, Tally, settle
+from bench.diffusion.models import BaseModel, quiet
+from bench.diffusion.processes import Processes
+from bench.diffusion.random_tiny import random_pipeline, save_random_pipeline
+from bench.diffusion.samplers import Noise
 from bench.engine.loop import LoopState, drive
 
 NEEDS = frozenset({"differentiable-reward", "black-box-reward", "pairs", "images", "reference", "attention"})
 _UNITS = 3
 """Units of the last phase that a check runs."""
 _MAX_UNITS = 300
+_SAME_ADAPTER = 1e-5
+"""Two processes sum in another order than one, in float32; a missing sum is off by the learning rate, 1e-3."""
+_SAME_IMAGE = 1e-5
+_LOUDER = 5.0
+"""An adapter of three updates moves an image too little to tell whether it was loaded at all."""
 _NO_LIMIT = Budget(denoiser_u=1e12)
 
 
@@ -79,10 +88,12 @@ def check_tuner(tuner: type[Tuner], config: Any = None) -> list[CheckResult]:
                 _result("next-cost", lambda: _check_cost(run)),
                 _result("budget", lambda: _check_budget(tuner, config, scratch, run)),
                 _result("resume", lambda: _check_resume(tuner, config, scratch, run)),
+                _result("processes", lambda: _check_processes(tuner, config, scratch, run)),
                 _result("random-state", lambda: _no_findings(run.random, "no global random state was touched")),
                 _result("evaluation-prompts", lambda: _no_findings(run.suites, "no suite was opened")),
                 _result("writes", lambda: _no_findings(run.writes, "nothing was written outside work_dir")),
                 _result("patch", lambda: _check_patch(run)),
+                _result("diffusers", lambda: _check_diffusers(scratch, run)),
             ]
     return results
 
@@ -145,17 +156,18 @@ class _Session:
 
 @contextlib.contextmanager
 def _session(
-    cls: type[Tuner], config: Any, work_dir: Path, run: _Run, budget: Budget = _NO_LIMIT
-) -> Iterator[_Session]:
+    cls: type[Tuner], config: Any, work_dir: Path, run: _Run, budget: Budget = _NO_LIMIT,
+    processes: Processes | None = None, charge: ChargeFn | None = None,
+) -> Iterator[_Session]:  # fmt: skip
     model = random_pipeline(0)
     ledger = Ledger(budget)
     black_box = "differentiable-reward" not in cls.needs
-    with Meters(model, ledger.charge, flops=run.flops) as meters:
+    with Meters(model, charge or ledger.charge, flops=run.flops) as meters:
         ctx = TuningContext(
             model=model, sampler=SamplerSpec("ddim", n_steps=4, guidance=3.0), global_batch=2, micro_batch=1,
             train_prompts=[Prompt(f"train-{k}", f"a {k} of training") for k in range(5)],
             rewards=lambda _: _BlackBoxReward() if black_box else _CheckReward(), default_reward="check-redness",
-            meters=meters, ledger=ledger, seed=0, work_dir=work_dir,
+            meters=meters, ledger=ledger, seed=0, work_dir=work_dir, processes=processes,
         )  # fmt: skip
         with meters.pause():
             tuner = cls(config, ctx)
@@ -163,17 +175,40 @@ def _session(
         yield _Session(model, ledger, meters, tuner, phases)
 
 
-def _drive(session: _Session, on_unit: Callable[[LoopState, Phase, Report], None]) -> str:
+def _drive(
+    session: _Session, on_unit: Callable[[LoopState, Phase, Report], None] = lambda state, phase, report: None, *,
+    until: int = _MAX_UNITS, agree: Callable[[str | None], str | None] = lambda why: why,
+) -> str:  # fmt: skip
+    """Runs the phases, three units of the last, and no more than ``until`` units in all."""
     last = len(session.phases) - 1
 
     def enough() -> bool:
         state = session.state
-        return state.total >= _MAX_UNITS or (state.phase == last and state.unit >= _UNITS)
+        return state.total >= until or (state.phase == last and state.unit >= _UNITS)
 
     return drive(
         session.tuner.name, session.phases, session.ledger, session.meters.clock, session.state, on_unit=on_unit,
-        should_stop=enough,
+        should_stop=enough, agree=agree,
     )  # fmt: skip
+
+
+def _take_up(session: _Session, point: _Point) -> None:
+    """Goes on from where the uninterrupted run stood."""
+    with session.meters.pause():
+        session.tuner.load_state_dict(_load(point.state))
+    session.state = LoopState.from_json(point.loop)
+    session.ledger.restore({"spent": point.spent, "lost": {}})
+
+
+@dataclass(frozen=True)
+class _Point:
+    """The uninterrupted run between two units."""
+
+    state: bytes
+    """The tuner's, as a checkpoint holds it."""
+    loop: dict[str, int]
+    adapter: dict[str, torch.Tensor]
+    spent: dict[str, float]
 
 
 @dataclass
@@ -182,10 +217,8 @@ class _Run:
 
     session: _Session | None = None
     start: dict[str, torch.Tensor] = field(default_factory=dict)
-    saved: dict[int, tuple[bytes, dict[str, int]]] = field(default_factory=dict)
-    """Units done → (tuner state, loop state) as a checkpoint holds them."""
-    final: bytes = b""
-    adapter: dict[str, torch.Tensor] = field(default_factory=dict)
+    saved: dict[int, _Point] = field(default_factory=dict)
+    """By units done."""
     costs: list[tuple[Charge | None, dict[str, float]]] = field(default_factory=list)
     """For each unit: what next_cost said, and what the meters saw."""
     random: list[str] = field(default_factory=list)
@@ -245,16 +278,19 @@ def _check_units(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> str
                 raise _BrokenError(
                     f"phase {phase.name!r} reports {report.n_steps} optimiser steps, {steps:g} were taken"
                 )
-            with session.meters.pause():
-                run.saved[state.total] = (_dump(session.tuner.state_dict()), state.to_json())
+            run.saved[state.total] = _point(session)
 
         why = _drive(session, on_unit)
         if not run.saved:
             raise _BrokenError(f"no unit ran: {why}")
-        with session.meters.pause():
-            run.final = _dump(session.tuner.state_dict())
-        run.adapter = adapters.adapter_state(session.model.unet)
     return f"{session.state.total} units in {len(session.phases)} phases, each returned a Report"
+
+
+def _point(session: _Session) -> _Point:
+    with session.meters.pause():
+        state = _dump(session.tuner.state_dict())
+        adapter = adapters.adapter_state(session.model.unet)
+    return _Point(state, session.state.to_json(), adapter, dict(session.ledger.spent))
 
 
 def _priced(phases: Sequence[Phase], ledger: Ledger, run: _Run) -> None:
@@ -285,44 +321,182 @@ def _check_cost(run: _Run) -> str:
 
 
 def _check_budget(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> str:
-    """A budget in the middle of a unit is not passed, or by less than that unit where its cost is not declared."""
-    spent = [seen["denoiser_u"] for _, seen in run.costs]
-    if not sum(spent):
-        return "the tuner uses no U-Net evaluations"
-    limit = sum(spent[:-1]) + 0.5 * spent[-1]
-    work_dir = scratch / "budget"
-    work_dir.mkdir()
-    with _session(cls, config, work_dir, run, Budget(denoiser_u=limit)) as session:
-        why = _drive(session, lambda state, phase, report: None)
-        over = session.ledger.spent["denoiser_u"] - limit
-    declared = all(said is not None and said.get("denoiser_u") for said, _ in run.costs)
-    if over > (0 if declared else max(spent)):
-        raise _BrokenError(f"{over:g} U more than the limit of {limit:g} were spent")
-    return f"ended by {why}, {-over:g} U left of {limit:g}" if over <= 0 else f"passed by {over:g} U, less than a unit"
+    """A limit in the middle of a unit is not passed where the unit's cost is declared, else by that unit at most; for
+    every kind, at the last unit that spends it."""
+    last: dict[int, list[str]] = {}
+    for kind in ("denoiser_u", "steps", "images", "reward_calls", "device_s"):
+        spent = _spent(run, kind)
+        spending = [k for k in range(len(spent) - 1) if spent[k + 1] > spent[k]]
+        if spending:
+            last.setdefault(spending[-1], []).append(kind)
+    held: list[str] = []
+    passed: list[str] = []
+    for k, kinds in last.items():
+        said = run.costs[k][0]
+        declared = [kind for kind in kinds if said is not None and said.get(kind)]
+        unknown = [kind for kind in kinds if kind not in declared]
+        # no unit starts under a declared cost, so that one session serves all of those and one unknown cost after them
+        for group in [declared + unknown[:1], *([kind] for kind in unknown[1:])]:
+            with _session(cls, config, _work_copy(scratch, f"budget-{'-'.join(group)}"), run) as session:
+                if k:
+                    _take_up(session, run.saved[k])
+                for kind in group:
+                    (passed if _stops(session, kind, 0.5 * sum(_spent(run, kind)[k : k + 2])) else held).append(kind)
+                    if kind in declared and kind in passed:
+                        raise _BrokenError(f"a unit that declares its {kind} was started and passed the limit")
+    return f"held: {', '.join(held) or 'none'}" + (f"; passed by a unit at most: {', '.join(passed)}" if passed else "")
+
+
+def _spent(run: _Run, kind: str) -> list[float]:
+    """What was spent after 0, 1, 2 .. units."""
+    return [0.0, *(point.spent[kind] for _, point in sorted(run.saved.items()))]
+
+
+def _stops(session: _Session, kind: str, limit: float) -> bool:
+    """Runs to a limit; returns whether its last unit passed it."""
+    session.ledger.budget = _limit(kind, limit)
+    units = [session.ledger.spent[kind]]
+    _drive(session, lambda *_: units.append(session.ledger.spent[kind]))
+    if len(units) > 1 and units[-2] >= limit:
+        raise _BrokenError(f"{units[-1] - limit:g} {kind} more than the limit of {limit:g} were spent")
+    return units[-1] > limit
+
+
+def _limit(kind: str, amount: float) -> Budget:
+    return Budget(**{kind: amount, "primary": kind})  # type: ignore[arg-type]
+
+
+def _work_copy(scratch: Path, name: str) -> Path:
+    """The uninterrupted run's files. They are ahead of a state in the middle, as those of a killed run may be: it wrote
+    them after its last checkpoint."""
+    shutil.copytree(scratch / "work", scratch / name)
+    return scratch / name
 
 
 def _check_resume(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> str:
-    """Killed after its first and its next-to-last unit, and resumed: bit for bit the run that was not killed."""
+    """Killed and resumed, bit for bit the run that was not killed: after the first unit to the very end, and at the
+    first unit, in the middle and at the end of every phase to the next such point."""
     total = max(run.saved)
-    points = sorted({k for k in (1, total - 1) if k in run.saved})
-    for k in points:
-        saved, loop = run.saved[k]
-        work_dir = scratch / f"resume-{k}"
-        # files may be ahead of the state: a killed run wrote them after its last checkpoint
-        shutil.copytree(scratch / "work", work_dir)
-        with _session(cls, config, work_dir, run) as session:
-            with session.meters.pause():
-                session.tuner.load_state_dict(_load(saved))
-            session.state = LoopState.from_json(loop)
-            _drive(session, lambda state, phase, report: None)
-            with session.meters.pause():
-                final = _load(_dump(session.tuner.state_dict()))
-            where = _difference(run.adapter, adapters.adapter_state(session.model.unet)) or _difference(
-                _load(run.final), final
-            )
+    points = _kill_points(run)
+    for k, until in [(points[0], total), *itertools.pairwise([*points, total])] if points else []:
+        with _session(cls, config, _work_copy(scratch, f"resume-{k}-{until}"), run) as session:
+            _take_up(session, run.saved[k])
+            _drive(session, until=until)
+            now, then = _point(session), run.saved[until]
+        where = _difference(then.adapter, now.adapter) or _difference(_load(then.state), _load(now.state))
         if where:
-            raise _BrokenError(f"killed after unit {k} of {total} and resumed, {where} differs")
-    return f"equal bit for bit after a kill at unit {' and '.join(map(str, points))} of {total}"
+            raise _BrokenError(f"killed after unit {k} of {total} and resumed, {where} differs at unit {until}")
+    return f"equal bit for bit after a kill at unit {', '.join(map(str, points))} of {total}"
+
+
+def _kill_points(run: _Run) -> list[int]:
+    """Units done at which to kill, before the last."""
+    phases: dict[int, list[int]] = {}
+    for k, point in sorted(run.saved.items()):
+        phases.setdefault(point.loop["phase"], []).append(k)
+    points = {at for units in phases.values() for at in (units[0], units[len(units) // 2], units[-1])}
+    return sorted((points | {max(run.saved) - 1}) & run.saved.keys() - {max(run.saved)})
+
+
+def _check_processes(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> str:
+    """Two processes with half of each batch are one with the whole: the same ledger, and the same adapter up to the
+    order of sums; both processes end in the same state, since process 0's checkpoint is for all."""
+    work_dir = scratch / "processes"
+    work_dir.mkdir()
+    turns = _Turns(2)
+    ends: dict[int, _Point] = {}
+
+    def tune(processes: Processes) -> None:
+        tally = Tally()
+        with _session(cls, config, work_dir, run, processes=processes, charge=tally.charge) as session:
+
+            def on_unit(state: LoopState, phase: Phase, report: Report) -> None:
+                settle(session.ledger.charge, processes.exchange(tally.take()))
+
+            _drive(session, on_unit, agree=processes.agree)
+            ends[processes.rank] = _point(session)
+
+    turns.run(tune)
+    one, a, b = run.saved[max(run.saved)], ends[0], ends[1]
+    if a.loop != one.loop:
+        raise _BrokenError(f"two processes did {a.loop['total']} units, one did {one.loop['total']}")
+    if where := _difference(a.adapter, b.adapter) or _difference(_load(a.state), _load(b.state)):
+        raise _BrokenError(f"{where} differs between two processes: ctx.all_reduce what they share out")
+    for kind, amount in one.spent.items():
+        # both simulated processes see every optimiser step of this one, and the clock is no count
+        if kind not in ("steps", "device_s") and a.spent[kind] != amount:
+            raise _BrokenError(
+                f"two processes spent {kind} = {a.spent[kind]:g}, one {amount:g}: work only ctx.share(n)"
+            )
+    off = max((float((x - a.adapter[name]).abs().max()) for name, x in one.adapter.items()), default=0.0)
+    if off > _SAME_ADAPTER:
+        raise _BrokenError(f"the adapter of two processes is off by {off:.1e} from the adapter of one")
+    return f"two equal one: the ledger exactly, the adapter to {off:.0e}"
+
+
+class _Turns:
+    """Processes simulated by threads of which one runs at a time, until it has to wait for what another says."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._running = threading.Condition()
+        self._said: list[dict[int, Any]] = []
+        self._ended: set[int] = set()
+
+    def run(self, work: Callable[[Processes], None]) -> None:
+        """``work`` in each process; raises the first error."""
+        errors: list[BaseException] = []
+
+        def one(rank: int) -> None:
+            with self._running:
+                try:
+                    work(_Simulated(rank, self))
+                except BaseException as err:
+                    errors.append(err)
+                finally:
+                    self._ended.add(rank)
+                    self._running.notify_all()
+
+        threads = [threading.Thread(target=one, args=(rank,)) for rank in range(self.size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def exchange(self, rank: int, k: int, value: Any) -> list[Any]:
+        """The k-th thing that each process says, once all have said it."""
+        while len(self._said) <= k:
+            self._said.append({})
+        said = self._said[k]
+        said[rank] = value
+        self._running.notify_all()
+        while len(said) < self.size:
+            if self._ended - said.keys():
+                raise _BrokenError(
+                    "one of two processes ended while the other waited: they must all_reduce equally often"
+                )
+            self._running.wait()
+        return [said[r] for r in range(self.size)]
+
+
+class _Simulated(Processes):
+    def __init__(self, rank: int, turns: _Turns) -> None:
+        self.rank = rank
+        self.size = turns.size
+        self._turns = turns
+        self._n_said = 0
+
+    def exchange(self, value: Any) -> list[Any]:
+        self._n_said += 1
+        return self._turns.exchange(self.rank, self._n_said - 1, value)
+
+    def sum_flat(self, flat: torch.Tensor) -> None:
+        parts = self.exchange(flat.clone())
+        if any(part.shape != flat.shape for part in parts):
+            raise _BrokenError("two processes all_reduce tensors of different sizes")
+        flat.copy_(torch.stack(parts).sum(0))
 
 
 def _check_patch(run: _Run) -> str:
@@ -330,7 +504,7 @@ def _check_patch(run: _Run) -> str:
     patch = run.session.tuner.patch()
     if not isinstance(patch, Patch):
         raise _BrokenError(f"patch() gives a {type(patch).__name__}, not a Patch")
-    changed = _difference(run.start, run.adapter) is not None
+    changed = _difference(run.start, run.saved[max(run.saved)].adapter) is not None
     if patch.adapter and not changed:
         raise _BrokenError("the adapter did not change")
     prompt = Prompt("check", "a check")
@@ -338,6 +512,42 @@ def _check_patch(run: _Run) -> str:
     if not torch.isfinite(image.image).all():
         raise _BrokenError("an image sampled with the patch is not finite")
     return "the adapter changed and samples" if changed else "samples without the adapter"
+
+
+def _check_diffusers(scratch: Path, run: _Run) -> str:
+    """The saved adapter, loaded with plain diffusers' ``load_lora_weights``, makes our image."""
+    from diffusers import StableDiffusionPipeline
+
+    assert run.session is not None
+    model, patch = run.session.model, run.session.tuner.patch()
+    if not patch.adapter:
+        return "no adapter is saved"
+    prompt, spec = Prompt("check", "a check"), SamplerSpec("ddim", n_steps=2, guidance=3.0)
+    with torch.no_grad(), run.session.tuner.snapshot_weights():
+        for p in model.adapter_parameters:
+            p.mul_(_LOUDER)
+        adapters.save_adapter(model.unet, scratch / "saved")
+        (ours,) = generate(model, [prompt], [0], spec, Patch(adapter_scale=patch.adapter_scale))
+    with quiet():
+        save_random_pipeline(scratch / "model")
+        pipe = StableDiffusionPipeline.from_pretrained(scratch / "model", safety_checker=None)
+        pipe.set_progress_bar_config(disable=True)
+        noise = Noise([image_seed(prompt, 0)]).initial(model.latent_shape(), torch.float32, torch.device("cpu"))
+
+        def plain() -> torch.Tensor:
+            image: torch.Tensor = pipe(
+                prompt.text, latents=noise, num_inference_steps=spec.n_steps, guidance_scale=spec.guidance,
+                output_type="pt",
+            ).images[0]  # fmt: skip
+            return image
+
+        moved = float((plain() - ours.image).abs().max())
+        pipe.load_lora_weights(str(scratch / "saved"))
+        pipe.set_adapters(pipe.get_active_adapters(), patch.adapter_scale)
+        off = float((plain() - ours.image).abs().max())
+    if off > _SAME_IMAGE:
+        raise _BrokenError(f"loaded by diffusers' load_lora_weights, the adapter's image is off by {off:.1e}")
+    return f"the image of load_lora_weights is ours to {off:.0e}; the adapter moves it by {moved:.0e}"
 
 
 def _no_findings(findings: Sequence[str], fine: str) -> str:

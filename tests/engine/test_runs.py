@@ -148,6 +148,18 @@ def test_a_diverged_run_keeps_its_last_good_snapshot(world: World) -> None:
     assert record["snapshots"][0]["name"] == "f000"
 
 
+def test_snapshots_from_before_the_divergence_stay_and_are_scored(world: World) -> None:
+    assert world.run("--set", "at=4", tuner="micro-late-diverging").returncode == 1
+    record = world.record("micro-late-diverging")
+    assert record["status"] == "diverged"
+    assert record["reason"] == "the gradient norm is nan"
+    assert [s["name"] for s in record["snapshots"]] == ["f000", "f050"]
+    assert {m["snapshot"] for m in record["metrics"]} == {"f000", "f050"}
+    assert record["snapshots"][1]["spent"]["denoiser_u"] == 300
+    # the unit that diverged was paid for
+    assert record["ledger"]["spent"]["denoiser_u"] == 500
+
+
 def wait_for(world: World, pattern: str, command: subprocess.Popen[str]) -> None:
     """Until a file of that pattern is in the run folder."""
     deadline = time.monotonic() + 120

@@ -1,5 +1,6 @@
 """``bench check tuner``: every preset and the template pass; a tuner that breaks one promise fails that check."""
 
+import copy
 import random
 from dataclasses import dataclass, field
 
@@ -21,10 +22,12 @@ PROMISES = [
     "next-cost",
     "budget",
     "resume",
+    "processes",
     "random-state",
     "evaluation-prompts",
     "writes",
     "patch",
+    "diffusers",
 ]
 
 
@@ -32,11 +35,19 @@ def failed(tuner, config=None):
     return {r.name: r.detail for r in check_tuner(tuner, config) if not r.ok}
 
 
-@pytest.mark.parametrize(("tuner", "preset"), [(t, p) for t in (DRTune, ReFL) for p in t.presets])
-def test_every_preset_keeps_its_promises(tuner, preset):
-    results = check_tuner(tuner, make_config(tuner, tuner.presets[preset]))
+def test_drtune_keeps_its_promises():
+    results = check_tuner(DRTune)
     assert [r.name for r in results] == PROMISES
     assert {r.name: r.detail for r in results if not r.ok} == {}
+
+
+def test_check_settings_are_laid_over_the_others_and_named():
+    small = type("Small", (ReFL,), {"check_settings": {"pretrain_pool": 2}})
+    (settings, *_, resume) = check_tuner(small, make_config(ReFL, {"pretrain_weight": 1.0}))[:5]
+    assert "checked with pretrain_pool = 2" in settings.detail
+    assert "of 4" in resume.detail  # one unit of the pool, three updates
+    unknown = type("Unknown", (ReFL,), {"check_settings": {"nothing": 2}})
+    assert "check_settings" in failed(unknown)["settings"]
 
 
 def test_two_phases_keep_their_promises():
@@ -122,9 +133,48 @@ def frozen_unit(self):
     return report
 
 
+def unsynced_step(self):
+    """The pattern of kvablack/ddpo-pytorch #10: every process steps on gradients of its own."""
+    kept, self.ctx = self.ctx, copy.copy(self.ctx)
+    self.ctx.all_reduce = lambda tensors: None
+    try:
+        return DRTune.step(self)
+    finally:
+        self.ctx = kept
+
+
+def whole_batch_each(self, path):
+    """Every process works on all samples, so that their sum is twice the gradient."""
+    kept, self.ctx = self.ctx, copy.copy(self.ctx)
+    self.ctx.share = range
+    try:
+        return DRTune.accumulate(self, path)
+    finally:
+        self.ctx = kept
+
+
+def one_sided_unit(self):
+    if self.ctx.share(2).start == 0:
+        self.ctx.all_reduce([torch.zeros(1)])
+    return DRTune.unit(self)
+
+
+def moves_the_base(self):
+    with torch.no_grad():
+        self.ctx.model.unet.conv_out.weight += 0.01
+
+
+def forgets_in_the_second_phase(self, state):
+    ReFL.load_state_dict(self, {**state, "pool": state["pool"][:1]})
+
+
 @pytest.mark.parametrize(
     ("tuner", "promise"),
     [
+        breaks("processes", step=unsynced_step),
+        breaks("processes", id="processes-share", accumulate=whole_batch_each),
+        breaks("processes", id="processes-one-sided", unit=one_sided_unit),
+        breaks("diffusers", unit=unit_with(moves_the_base)),
         breaks("settings", Config=bare_setting()),
         breaks("settings", id="settings-needs", needs=frozenset({"magic"})),
         breaks("settings", id="settings-preset", presets={"p": {"nothing": 1}}),
@@ -147,3 +197,10 @@ def frozen_unit(self):
 )
 def test_a_broken_promise_fails_its_check(tuner, promise):
     assert promise in failed(tuner)
+
+
+def test_a_kill_inside_and_at_the_end_of_a_first_phase_is_tried():
+    """A kill after the first update finds an adapter that is restored and a pool that is not."""
+    tuner = type("Forgetful", (ReFL,), {"load_state_dict": forgets_in_the_second_phase})
+    config = make_config(ReFL, {"pretrain_weight": 1.0, "pretrain_pool": 3})
+    assert "killed after unit" in failed(tuner, config)["resume"]

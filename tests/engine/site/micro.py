@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
 
 from bench.core.budget import Budget
 from bench.core.contract import Context, Measured, Metric, Phase, Report, Scene, Tuner, setting
 from bench.core.errors import Diverged
 from bench.core.identity import digest
 from bench.core.types import Prompt, SamplerSpec, Suite, SuiteSpec
+from tuners.drtune import DRTune
 
 
 def suite(
@@ -51,6 +55,7 @@ class Config:
 
     at: int = setting(1, unit="units", source="tests", help="the unit that misbehaves", low=0)
     units: int = setting(5, unit="units", source="tests", help="how many there are", low=1)
+    only_rank: int = setting(-1, unit="", source="tests", help="the process that misbehaves; -1 is every one", low=-1)
 
 
 class Misbehaving(Tuner):
@@ -68,7 +73,8 @@ class Misbehaving(Tuner):
         return [Phase("misbehave", self.unit, lambda: self.n >= self.config.units)]
 
     def unit(self) -> Report:
-        if self.n == self.config.at:
+        # of two samples the first process has number 0 and the second number 1
+        if self.n == self.config.at and self.config.only_rank in (-1, self.ctx.share(2).start):
             self.misbehave()
         self.n += 1
         return Report({"reward": float(self.n)})
@@ -119,3 +125,54 @@ class Slow(Misbehaving):
         time.sleep(0.5)
         self.n += 1
         return Report({"reward": float(self.n)})
+
+
+class Hungry(Misbehaving):
+    """Runs out of memory with more than one sample at once."""
+
+    name = "micro-hungry"
+
+    def misbehave(self) -> None:
+        if self.ctx.micro_batch > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation.")
+
+
+class LateDiverging(Misbehaving):
+    """Spends a sixth of the suite's budget a unit, then produces non-finite numbers."""
+
+    name = "micro-late-diverging"
+
+    def unit(self) -> Report:
+        model = self.ctx.model
+        with torch.no_grad():
+            model.denoiser(torch.zeros(100, 4, 8, 8), torch.tensor(5), model.encode_prompts(["a"] * 100))
+        return super().unit()
+
+    def misbehave(self) -> None:
+        raise Diverged("the gradient norm is nan")
+
+
+class Unsynced(DRTune):
+    """DRTune as scripts have it that step on an unwrapped module: no process sees another's gradients."""
+
+    name = "micro-unsynced"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def step(self) -> dict[str, float]:
+        kept, self.ctx = self.ctx, copy.copy(self.ctx)
+        self.ctx.all_reduce = lambda tensors: None  # type: ignore[method-assign]
+        try:
+            return super().step()
+        finally:
+            self.ctx = kept
+
+
+class Unhurried(DRTune):
+    """DRTune at half a second a unit: long enough for a checkpoint to be due."""
+
+    name = "micro-unhurried"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def unit(self) -> Report:
+        time.sleep(0.5)
+        return super().unit()
