@@ -147,7 +147,8 @@ class Meters:
         cond = kwargs.get("encoder_hidden_states", args[2] if len(args) > 2 else None)
         assert cond is not None
         inputs = [x_in[:1].detach(), cond[:1].detach()]
-        flops = self._flops_per_row("unet", inputs, lambda x, c: unet(x, t, encoder_hidden_states=c).sample)
+        t_row = t[:1] if isinstance(t, torch.Tensor) and t.ndim else t  # a timestep for all rows, or one for each
+        flops = self._flops_per_row("unet", inputs, lambda x, c: unet(x, t_row, encoder_hidden_states=c).sample)
         return int(x_in.shape[0]), *flops
 
     def _before_denoiser(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

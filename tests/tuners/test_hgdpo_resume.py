@@ -72,7 +72,6 @@ def test_a_shard_that_the_state_does_not_know_is_drawn_again_and_charged_again(t
     assert ledger.spent["denoiser_u"] == 2 * draw_cost(tuner.ctx.sampler, 3).get("denoiser_u")
 
 
-@pytest.mark.xfail(strict=True, reason="Meters measures FLOPs of one row with the whole batch's timesteps (meters.py)")
 def test_a_fresh_process_resumes_into_training(tmp_path):
     """The first U-Net call that the new process's meters see has a timestep for every row."""
     tuner = build(tmp_path)
