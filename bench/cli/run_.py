@@ -117,6 +117,7 @@ def _rows(record: Record) -> list[Any]:
 
 def _print_record(run: PlannedRun, record: Record) -> None:
     from bench.cli._output import print_table
+    from bench.engine.summary import sampling
 
     print(f"\n{run.spec.label} on {run.spec.suite}, reward {run.spec.reward}, seed {run.spec.seed}: "
           f"{record.status} ({record.reason})")  # fmt: skip
@@ -125,4 +126,6 @@ def _print_record(run: PlannedRun, record: Record) -> None:
     table = [row.cells() for row in _rows(record)]
     if table:
         print_table(("metric", "base", "tuned", "difference", "95 % interval", "role", "n"), table)
+    if note := sampling(record):
+        print(note)
     print(f"record: {run.folder.record_path}")

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA: Literal["tunebench/record"] = "tunebench/record"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 adds adapter scales, sampling cost and micro-batch; records of version 1 are read as having none."""
 
 
 class _Strict(BaseModel):
@@ -63,6 +64,18 @@ class SnapshotEntry(_Strict):
     """Folder with index.jsonl."""
     n_images: int
     content_hash: str
+    adapter_scale: float = 1.0
+    """LoRA scale that the images were sampled with."""
+    u_per_image: float | None = None
+    """U-Net evaluations that sampling one image took, hooks included; None where it was not measured."""
+
+
+class ScaledEntry(_Strict):
+    """The last snapshot, sampled and scored once more with another LoRA scale; boards show the tuner's own."""
+
+    snapshot: SnapshotEntry
+    """Named ``f100-s050`` for scale 0.5; its adapter is that of ``f100``."""
+    metrics: list[MetricEntry]
 
 
 class LedgerEntry(_Strict):
@@ -142,6 +155,8 @@ class Record(_Strict):
     attempts: list[AttemptEntry]
     snapshots: list[SnapshotEntry]
     metrics: list[MetricEntry]
+    scales: list[ScaledEntry] = Field(default_factory=list)
+    """By ``bench score --adapter-scale``, in order of the scale."""
     curve: Curve
     artifacts: list[Artifact]
     error: ErrorEntry | None = None

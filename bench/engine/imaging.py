@@ -14,6 +14,7 @@ from bench.core.contract import ImageFolder, ImageRef, Patch
 from bench.core.identity import digest, file_sha256
 from bench.core.types import Prompt, RunSpec, Suite
 from bench.diffusion.generate import generate
+from bench.diffusion.meters import denoiser_rows
 from bench.diffusion.models import BaseModel
 from bench.engine.progress import Progress
 from bench.metrics.images import read_folder, write_index
@@ -22,6 +23,15 @@ from bench.store.lock import exclusive
 
 BATCH = 32
 """Images a batch. Part of the bits on CPU: a batch is made whole or not at all, so that resuming changes nothing."""
+
+
+COST = "cost.json"
+"""Beside the images: what sampling one took, measured on those that the last attempt made."""
+
+
+def u_per_image(folder: Path) -> float | None:
+    """U that sampling one image of ``folder`` took; None for folders of before this was measured."""
+    return float(atomic.read_json(folder / COST)["u_per_image"]) if (folder / COST).exists() else None
 
 
 def pairs_of(suite: Suite) -> list[tuple[Prompt, int]]:
@@ -43,12 +53,16 @@ def make_images(
     names = {(prompt.id, seed): f"{i:06d}.png" for i, (prompt, seed) in enumerate(pairs_of(suite))}
     folder.mkdir(parents=True, exist_ok=True)
     done = {key for key, name in names.items() if (folder / name).exists()}
-    with progress.stage(title, len(names), "images", done=len(done)) as stage:
+    n_made = 0
+    with denoiser_rows(model) as tally, progress.stage(title, len(names), "images", done=len(done)) as stage:
         for made in generate(model, suite.prompts, spec.eval_seeds, spec.sampler, patch, batch_size=BATCH, done=done):
             stop()
             key = (made.prompt.id, made.seed)
             atomic.write_bytes(folder / names[key], encode_png(made.image))
             stage.advance(key not in done)
+            n_made += 1
+    if n_made:
+        atomic.write_json(folder / COST, {"u_per_image": tally.take().get("denoiser_fwd", 0.0) / n_made})
     write_index(folder, [
         ImageRef(prompt_id=prompt, seed=seed, path=name, sha256=file_sha256(folder / name))
         for (prompt, seed), name in names.items()
@@ -90,7 +104,8 @@ def base_images(
     with exclusive(cache / "images" / f"{key}.lock", "the base model's images", wait_s=24 * 3600.0):
         drop_damaged(store)
         made = make_images(store, model, spec, suite, Patch(adapter=False), progress, "generate base", stop)
-    _link([*(ref.path for ref in made.refs), "index.jsonl"], store, folder)
+    cost = [COST] if (store / COST).exists() else []
+    _link([*(ref.path for ref in made.refs), *cost, "index.jsonl"], store, folder)
     return read_folder(folder)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,12 +60,15 @@ class Scorer:
     fresh: bool = False
     """Whether cached answers are passed over."""
 
-    def score_all(self, snapshots: Sequence[tuple[str, Path]], stop: Callable[[], None]) -> list[MetricEntry]:
-        """Entries of every (snapshot name, image folder); ``curve`` metrics for all, ``final`` ones for both ends."""
-        final = snapshots[-1][0]
+    def score_all(
+        self, snapshots: Sequence[tuple[str, Path]], stop: Callable[[], None], *, ends: Collection[str] = ()
+    ) -> list[MetricEntry]:
+        """Entries of every (snapshot name, image folder); ``curve`` metrics for all, ``final`` ones for the base and
+        for ``ends``, by default the last one."""
+        ends = ends or [snapshots[-1][0]]
         trained = trained_on(self.spec.reward)
         jobs = [(name, metric, plugin) for name, _ in snapshots for metric, plugin in self._metrics()
-                if plugin.when == "curve" or name in (BASE, final)]  # fmt: skip
+                if plugin.when == "curve" or name == BASE or name in ends]  # fmt: skip
         images: dict[str, ImagesOnDisk | UserError] = {}
         base_values: dict[str, Measured] = {}
         entries: list[MetricEntry] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.core.record import MetricEntry, Record
+from bench.core.record import MetricEntry, Record, ScaledEntry
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,22 @@ class Row:
         return name, _number(self.base), _number(self.tuned), _signed(self.difference), interval, self.role, str(self.n)
 
 
-def rows(record: Record) -> list[Row]:
-    """One row for each metric of the final snapshot, beside its value on the base model."""
+def rows(record: Record, scaled: ScaledEntry | None = None) -> list[Row]:
+    """One row for each metric of the final snapshot, or of it at another adapter scale, beside the base model's."""
     if not record.snapshots:
         return []
-    final = record.snapshots[-1].name
     base = {m.name: m for m in record.metrics if m.snapshot == "f000"}
-    return [_row(m, base.get(m.name)) for m in record.metrics if m.snapshot == final and final != "f000"]
+    final = record.snapshots[-1].name
+    tuned = [m for m in record.metrics if m.snapshot == final and final != "f000"] if scaled is None else scaled.metrics
+    return [_row(m, base.get(m.name)) for m in tuned]
+
+
+def sampling(record: Record) -> str:
+    """What an image of the tuned model costs beside one of the base: hooks and second passes show here."""
+    costs = [s.u_per_image for s in (record.snapshots[:1] + record.snapshots[-1:])]
+    if len(costs) < 2 or None in costs or costs[0] == costs[1]:
+        return ""
+    return f"sampling takes {costs[1]:g} U an image, the base model {costs[0]:g}"
 
 
 def _row(tuned: MetricEntry, base: MetricEntry | None) -> Row:

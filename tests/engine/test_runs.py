@@ -275,3 +275,27 @@ def test_mistakes_are_told_with_what_is_valid_and_what_to_type(world: World, arg
     assert "Traceback" not in done.stderr
     assert says in done.stderr
     assert not list(world.runs.glob("*/*/*/record.json"))
+
+
+def test_adapter_scales_are_scored_beside_the_tuners_own(finished: Finished, new_world: Callable[[], World]) -> None:
+    world = new_world()
+    shutil.copytree(finished[0].runs, world.runs, dirs_exist_ok=True)
+    before = answers(world.record())
+    done = world.bench("score", world.folder().name, "--adapter-scale", "1,0.5", "--runs", str(world.runs))
+    assert done.returncode == 0, done.stderr
+    record = world.record()
+    assert answers(record) == before
+    half, one = record["scales"]
+    assert [e["snapshot"]["name"] for e in (half, one)] == ["f100-s050", "f100-s100"]
+    assert [e["snapshot"]["adapter_scale"] for e in (half, one)] == [0.5, 1.0]
+    # four steps, two branches
+    assert {s["u_per_image"] for s in [*record["snapshots"], half["snapshot"], one["snapshot"]]} == {8.0}
+    own = record["snapshots"][-1]
+    assert one["snapshot"]["content_hash"] == own["content_hash"] != half["snapshot"]["content_hash"]
+    assert one["metrics"][0]["value"] == next(m["value"] for m in record["metrics"] if m["snapshot"] == "f100")
+    assert "f100-s050: adapter scale 0.5" in done.stdout
+    # scoring all again keeps them
+    assert world.bench("score", world.folder().name, "--runs", str(world.runs)).returncode == 0
+    assert world.record()["scales"] == record["scales"]
+    refused = world.bench("score", world.folder().name, "--adapter-scale", "0", "--runs", str(world.runs))
+    assert (refused.returncode, "0.5,0.75" in refused.stderr) == (2, True)
