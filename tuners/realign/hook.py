@@ -42,7 +42,7 @@ class FineSettings:
     outside: float = 0.0
     literal: bool = False
     repeat: bool = False
-    alone: bool = True
+    alone: bool = False
 
 
 class FineRealignment:

@@ -85,17 +85,18 @@ def match(prompt: str, tags: Sequence[str]) -> list[Phrase | None]:
 
     Of several phrases with the noun, the one that shares most words. A phrase in the singular speaks of one tag.
     """
+    nouns = [tag.lower().split()[-1] for tag in tags]
     pairs = [
-        (len(set(tag.lower().split()) & set(phrase.words)), -t, -p, t, phrase)
+        (len(set(tag.lower().split()) & set(phrase.words)), -t, -p, phrase)
         for t, tag in enumerate(tags)
-        for p, phrase in enumerate(phrases(prompt, tag.lower().split()[-1]))
+        for p, phrase in enumerate(phrases(prompt, nouns[t]))
     ]
     chosen: list[Phrase | None] = [None] * len(tags)
-    taken: list[Phrase] = []
-    for _, _, _, t, phrase in sorted(pairs, key=lambda pair: pair[:3], reverse=True):
-        if chosen[t] is None and (phrase.plural or not any(phrase is other for other in taken)):
-            chosen[t] = phrase
-            taken.append(phrase)
+    taken: set[tuple[str, int]] = set()
+    for _, t, p, phrase in sorted(pairs, key=lambda pair: pair[:3], reverse=True):
+        if chosen[-t] is None and (phrase.plural or (nouns[-t], p) not in taken):
+            chosen[-t] = phrase
+            taken.add((nouns[-t], p))
     return chosen
 
 
