@@ -148,7 +148,7 @@ def test_stop_gradient_is_the_only_difference_of_its_presets(double, cls):
         assert a.through_input != b.through_input
 
 
-@pytest.mark.parametrize("scheduler", SAMPLERS)
+@pytest.mark.parametrize("scheduler", ["ddpm", "dpmpp-2m"])
 @pytest.mark.parametrize(("cls", "preset"), PRESETS, ids=IDS)
 def test_every_presets_update_is_the_full_graphs(double, cls, preset, scheduler):
     settings = {k: v for k, v in cls.presets[preset].items() if k not in ("n", "kl")}
