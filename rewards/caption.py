@@ -48,7 +48,7 @@ def tiny_caption(device: str = "cpu") -> Reward:
     return TinyCaption(weights_dir() / READER, device)
 
 
-def tiny_caption_cosine(device: str = "cpu") -> Reward:
+def tiny_caption_cosine(device: str = "cpu") -> TinyCaptionCosine:
     """Cosine of the prompt and the caption that the tiny world's reader gives the image, as tiny-clip embeds them."""
     return TinyCaptionCosine(weights_dir() / READER, device)
 
@@ -238,7 +238,7 @@ def blip2_caption(device: str = "cpu") -> Reward:
     return Blip2Caption(published("blip2-caption", "blip2-opt-2.7b"), device)
 
 
-def blip2_caption_cosine(device: str = "cpu") -> Reward:
+def blip2_caption_cosine(device: str = "cpu") -> Blip2CaptionCosine:
     """Cosine of the prompt and BLIP-2's caption of the image, both embedded by BLIP-2's text encoder (eq. 4)."""
     name = "blip2-caption-cosine"
     return Blip2CaptionCosine(published(name, "blip2-opt-2.7b"), published(name, "blip2-itm-vit-g"), device)

@@ -30,7 +30,13 @@ def show(kind: str, name: str, edition: str, data: Path | None, runs: Path, json
     if kind == "suite":
         facts = _suite(name, edition, data)
     elif kind == "tuner":
-        facts = _tuner(name)
+        from bench.cli import _tuner_page
+        from bench.engine.plan import choose_tuner
+
+        facts = _tuner_page.facts(choose_tuner(name))
+        if not json:
+            print(_tuner_page.text(facts))
+            return 0
     elif kind == "reward":
         facts = _reward(name)
     else:
@@ -63,21 +69,6 @@ def _suite(name: str, edition: str, data: Path | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tuner(name: str) -> dict[str, Any]:
-    from bench.engine.plan import choose_tuner
-
-    chosen = choose_tuner(name)
-    cls = chosen.cls
-    return {
-        "name": cls.name, "version": cls.version, "summary": (cls.__doc__ or "").strip().splitlines()[0],
-        "paper": cls.paper, "equations": cls.equations, "deviations": list(cls.deviations), "needs": sorted(cls.needs),
-        "settings": {f.name: {"value": getattr(chosen.config, f.name), "default": f.default,
-                              **{k: v for k, v in f.metadata.items() if v not in ((), None)}}
-                     for f in dataclasses.fields(cls.Config)},
-        "presets": {k: dict(v) for k, v in cls.presets.items()},
-    }  # fmt: skip
-
-
 def _reward(name: str) -> dict[str, Any]:
     from rewards.expression import load_reward
 
@@ -93,9 +84,7 @@ def _reward(name: str) -> dict[str, Any]:
 def _print(value: Any, indent: int = 0) -> None:
     pad = "  " * indent
     for key, item in value.items():
-        if key == "settings" and item and all(isinstance(v, dict) and "default" in v for v in item.values()):
-            _print_settings(item)
-        elif isinstance(item, dict) and item:
+        if isinstance(item, dict) and item:
             print(f"{pad}{key}:")
             _print(item, indent + 1)
         elif isinstance(item, list) and any(isinstance(i, (dict, list)) for i in item):
@@ -104,21 +93,3 @@ def _print(value: Any, indent: int = 0) -> None:
             print(f"{pad}{key}: " + ("; ".join(map(str, item)) if item else "-"))
         else:
             print(f"{pad}{key}: {'-' if item is None or item in ('', {}) else item}")
-
-
-def _print_settings(settings: dict[str, dict[str, Any]]) -> None:
-    from bench.cli._output import print_table
-
-    rows = [
-        (name, str(s["value"]), str(s["default"]), s["unit"], s["help"] + _bounds(s), s["source"])
-        for name, s in settings.items()
-    ]
-    print()
-    print_table(("setting", "value", "default", "unit", "meaning", "source"), rows)
-    print()
-
-
-def _bounds(s: dict[str, Any]) -> str:
-    if s.get("choices"):
-        return f" ({', '.join(map(str, s['choices']))})"
-    return ""

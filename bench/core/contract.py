@@ -93,7 +93,8 @@ class Reward(ABC):
     name: str
     """The name with all that changes its value, such as ``symmetry`` or ``tiny-pick``."""
     differentiable: bool = True
-    """Whether gradient flows from the score to the image tensor."""
+    """Whether gradient flows from the score to the image tensor. Plans read it without loading weights, so a registered
+    function that makes a reward without one is annotated to return that reward's class."""
     minimise: bool = False
     family: str = ""
     """Backbone and training data; a metric of the trained reward's family is *related*, not held-out."""

@@ -66,6 +66,22 @@ class Entry:
         """Why this plug-in cannot be loaded; "" when nothing is wrong with its source."""
         return self._source[1]
 
+    def keys_of(self, attribute: str) -> list[str]:
+        """The keys of a class attribute that is written as a dict, such as a tuner's ``presets``, read from the source
+        text without importing it; those of a target that cannot be read are none."""
+        module, _, name = self.target.partition(":")
+        if self.error:
+            return []
+        for node in ast.parse(_source_file(module).read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                for line in node.body:
+                    targets = [line.target] if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [])
+                    if any(isinstance(t, ast.Name) and t.id == attribute for t in targets):
+                        value = getattr(line, "value", None)
+                        keys = value.keys if isinstance(value, ast.Dict) else []
+                        return [k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
+        return []
+
     def load(self) -> Any:
         """Imports the target. Raises UserError that names plug-in and package when that fails."""
         module, _, attribute = self.target.partition(":")

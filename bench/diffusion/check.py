@@ -378,7 +378,7 @@ def _check_resume(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> st
     first unit, in the middle and at the end of every phase to the next such point."""
     total = max(run.saved)
     points = _kill_points(run)
-    for k, until in [(points[0], total), *itertools.pairwise([*points, total])] if points else []:
+    for k, until in [*((k, total) for k in points[:1]), *itertools.pairwise([*points, total])]:
         with _session(cls, config, _work_copy(scratch, f"resume-{k}-{until}"), run) as session:
             _take_up(session, run.saved[k])
             _drive(session, until=until)
@@ -386,6 +386,8 @@ def _check_resume(cls: type[Tuner], config: Any, scratch: Path, run: _Run) -> st
         where = _difference(then.adapter, now.adapter) or _difference(_load(then.state), _load(now.state))
         if where:
             raise _BrokenError(f"killed after unit {k} of {total} and resumed, {where} differs at unit {until}")
+    if not points:
+        return "there is one unit, so nothing to resume"
     return f"equal bit for bit after a kill at unit {', '.join(map(str, points))} of {total}"
 
 
@@ -418,7 +420,7 @@ def _check_processes(cls: type[Tuner], config: Any, scratch: Path, run: _Run) ->
 
     turns.run(tune)
     one, a, b = run.saved[max(run.saved)], ends[0], ends[1]
-    if a.loop != one.loop:
+    if a.loop["total"] != one.loop["total"]:
         raise _BrokenError(f"two processes did {a.loop['total']} units, one did {one.loop['total']}")
     if where := _difference(a.adapter, b.adapter) or _difference(_load(a.state), _load(b.state)):
         raise _BrokenError(f"{where} differs between two processes: ctx.all_reduce what they share out")

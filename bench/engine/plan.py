@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -314,7 +315,7 @@ def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSour
     )  # fmt: skip
     problems += [f"{tuner.label}: {problem}" for problem in tuner.cls.problems(tuner.config, setup)]
     terms = [name for _, name in expression.parse(spec.reward)]
-    black_box = [n for n in terms if not getattr(registry.load("rewards", n), "differentiable", True)]
+    black_box = [name for name in terms if not _differentiable(name)]
     if black_box and "differentiable-reward" in tuner.cls.needs:
         problems.append(
             f"{tuner.label} propagates gradients through the reward and {black_box[0]!r} has none: "
@@ -324,6 +325,14 @@ def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSour
     if leaked:
         problems.append(f"{len(leaked)} training prompts stand in the evaluation list, such as {leaked[0]}")
     return problems
+
+
+def _differentiable(reward: str) -> bool:
+    """Whether a registered reward has a gradient, from its class or the class that its function says it returns: no
+    weights are loaded to plan."""
+    made = registry.load("rewards", reward)
+    made = made if isinstance(made, type) else typing.get_type_hints(made).get("return")
+    return bool(getattr(made, "differentiable", True))
 
 
 def _missing_model(source: ModelSource) -> list[str]:
