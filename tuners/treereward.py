@@ -133,8 +133,8 @@ class TreeReward(ReFL):
         "treereward-decoupled": {"structure": "decoupled"},
         "treereward-literal": {"literal": True},
         "treereward-uniform-gate": {"uniform_gate": True},
-        # the paper's 0.05 multiplies leaves of unknown scale; ours are divided by a deviation of 10 to 27, and then L_pre
-        # outweighs R three to one in the gradient (tiny-sd, coco sample)
+        # the paper's 0.05 multiplies leaves of unknown scale; ours are divided by a deviation of 10 to 27, and
+        # L_pre then outweighs R three to one in the gradient (tiny-sd, coco sample)
         "treereward-strong": {"loss_scale": 1.0},
     }
     check_settings: ClassVar[Mapping[str, Any]] = {"pairs": 36, "fit_steps": 3, "fit_batch": 4, "pretrain_pool": 2}
