@@ -20,7 +20,8 @@ import numpy as np
 
 from bench.core.identity import canonical_json
 from bench.core.seeds import derive_seed
-from bench.tiny.language import Caption, Facts, Question, Thing, caption_of, describe, questions
+from bench.tiny.language import Caption, Facts, Thing, caption_of, describe
+from bench.tiny.questions import Question, questions
 from bench.tiny.world import BACKGROUNDS, COLOURS, LIGHTS, RELATIONS, SHAPES, SIZES, STYLES, TEXTURES, sample_split
 from suites._card import HERE
 from suites._text import normalised

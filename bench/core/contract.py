@@ -192,8 +192,8 @@ class Tuner(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings; ``--tuner drtune-noes`` is preset ``drtune-noes`` of tuner ``drtune``."""
     check_settings: ClassVar[Mapping[str, Any]] = {}
-    """Settings that ``bench check tuner`` lays over every preset, to keep its tiny world (4 sampler steps, batches of 2,
-    16x16 images) to seconds: a pool of four, two steps of fitting. Sizes only, never what the algorithm is."""
+    """Settings that ``bench check tuner`` lays over every preset, to keep its tiny world (4 sampler steps, batches of
+    2, 16x16 images) to seconds: a pool of four, two steps of fitting. Sizes only, never what the algorithm is."""
 
     def __init__(self, config: Any, ctx: Context) -> None:
         self.config = config

@@ -155,8 +155,9 @@ class RunSpec:
             "model_defaults": self.model_defaults,
             "tuner": self.tuner, "tuner_version": self.tuner_version,
             "tuner_sha256": self.tuner_sha256, "settings": self.settings,
-            "reward": self.reward, "reward_revision": self.reward_revision, "budget": self.budget.to_json(), "sampler": self.sampler,
-            "train_sampler": self.train_sampler, "global_batch": self.global_batch,
+            "reward": self.reward, "reward_revision": self.reward_revision,
+            "budget": self.budget.to_json(), "sampler": self.sampler, "train_sampler": self.train_sampler,
+            "global_batch": self.global_batch,
             "eval_seeds": self.eval_seeds, "fractions": self.fractions, "seed": self.seed,
         }  # fmt: skip
 

@@ -24,9 +24,10 @@ from transformers import CLIPModel
 
 from bench.tiny import weights_dir
 from bench.tiny.data import as_images, damage, near_miss, round_trip, spoil
-from bench.tiny.language import Caption, Question, caption_matches, describe, questions, sample_question
+from bench.tiny.language import Caption, caption_matches, describe
 from bench.tiny.loop import draw
 from bench.tiny.models import load_pipeline, load_reader, load_scorer
+from bench.tiny.questions import Question, questions, sample_question
 from bench.tiny.reader import Reader, answer_from
 from bench.tiny.reference import reference_scenes
 from bench.tiny.scorers import embed_images, embed_texts, scores

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 
-from bench.tiny.language import answer
+from bench.tiny.questions import answer
 from bench.tiny.world import (
     BACKGROUNDS,
     COLOURS,

@@ -12,17 +12,17 @@ from functools import lru_cache
 from typing import Any
 
 from bench.tiny.language import (
-    _LIGHT_WORDS,
-    _PAIR,
-    _PATTERNS,
-    _PLACE_WORDS,
-    _PLURAL,
-    _RELATED,
-    _SINGLE,
-    _SIZE_WORDS,
-    _STYLE_WORDS,
-    _TEXTURE_WORDS,
+    LIGHT_WORDS,
     NUMBERS,
+    PAIR,
+    PATTERNS,
+    PLACE_WORDS,
+    PLURAL,
+    RELATED,
+    SINGLE,
+    SIZE_WORDS,
+    STYLE_WORDS,
+    TEXTURE_WORDS,
     Facts,
     Thing,
 )
@@ -41,9 +41,9 @@ def facts_of(text: str) -> Facts | None:
     True
     """
     core = " ".join(text.lower().split())
-    style, core = _strip(core, _STYLE_WORDS, ("{core}",))
-    light, core = _strip(core, _LIGHT_WORDS, ("{core} {words}",))
-    background, core = _strip(core, _PLACE_WORDS, tuple(p.replace("{place}", "{words}") for p in _PATTERNS))
+    style, core = _strip(core, STYLE_WORDS, ("{core}",))
+    light, core = _strip(core, LIGHT_WORDS, ("{core} {words}",))
+    background, core = _strip(core, PLACE_WORDS, tuple(p.replace("{place}", "{words}") for p in PATTERNS))
     said = _things(core)
     if said is None:
         return None
@@ -86,8 +86,8 @@ def _fields(match: re.Match[str]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _cores() -> list[tuple[re.Pattern[str], str | None]]:
-    rows: list[tuple[str, str | None]] = [*((w, None) for w in (*_SINGLE, *_PAIR))]
-    for relation, wordings in _RELATED.items():
+    rows: list[tuple[str, str | None]] = [*((w, None) for w in (*SINGLE, *PAIR))]
+    for relation, wordings in RELATED.items():
         rows += [(wording, relation) for wording in wordings if wording.startswith("{a}")]
     return [(_with_phrases(wording), relation) for wording, relation in rows]
 
@@ -102,18 +102,18 @@ def _with_phrases(wording: str) -> re.Pattern[str]:
 @lru_cache(maxsize=1)
 def _phrase() -> re.Pattern[str]:
     """A noun phrase, without named groups: it occurs twice in a pattern."""
-    nouns = (*SHAPES, *_PLURAL.values(), "object", "objects")
-    adjectives = (_flat(_SIZE_WORDS), _flat(_TEXTURE_WORDS), COLOURS)
+    nouns = (*SHAPES, *PLURAL.values(), "object", "objects")
+    adjectives = (_flat(SIZE_WORDS), _flat(TEXTURE_WORDS), COLOURS)
     middle = "".join(f"(?:(?:{_any(group)}) )?" for group in adjectives)
     return re.compile(f"(?:{_any(('an', 'a', *NUMBERS[1:]))}) {middle}(?:{_any(nouns)})")
 
 
 def _thing(phrase: str) -> Thing:
-    singular = {plural: shape for shape, plural in _PLURAL.items()}
+    singular = {plural: shape for shape, plural in PLURAL.items()}
     number, *rest = phrase.split()
     stated: dict[str, Any] = {"count": NUMBERS.index(number) if number in NUMBERS else None}
     for word in rest:
-        for name, words in (("size", _SIZE_WORDS), ("texture", _TEXTURE_WORDS)):
+        for name, words in (("size", SIZE_WORDS), ("texture", TEXTURE_WORDS)):
             stated.update((name, value) for value, known in words.items() if word in known)
         if word in COLOURS:
             stated["colour"] = word

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from bench.tiny.language import vocabulary
+from bench.tiny.vocabulary import vocabulary
 
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 START_ID, END_ID, UNKNOWN_ID = 0, 1, 2

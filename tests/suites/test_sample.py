@@ -17,7 +17,9 @@ import pytest
 
 import suites
 from bench.core.types import Suite
-from bench.tiny.language import Facts, answer, caption_matches, complete, facts_from_json, vocabulary, words
+from bench.tiny.language import Facts, caption_matches, complete, facts_from_json
+from bench.tiny.questions import answer
+from bench.tiny.vocabulary import vocabulary, words
 from bench.tiny.world import scene_held_out
 from suites import _card, build_sample
 

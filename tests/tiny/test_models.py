@@ -15,13 +15,15 @@ from transformers import AutoTokenizer, CLIPModel
 from bench.tiny import MODELS, weights_dir
 from bench.tiny.data import as_images, round_trip
 from bench.tiny.evaluate import card, digests, pair_accuracy, reader_accuracy, retrieval, tifa
-from bench.tiny.language import Thing, caption_of, describe, questions, vocabulary
+from bench.tiny.language import Thing, caption_of, describe
 from bench.tiny.loop import draw
 from bench.tiny.models import load_pipeline, load_reader, load_scorer
+from bench.tiny.questions import questions
 from bench.tiny.reader import Reader, answer_from
 from bench.tiny.reference import reference_scenes
 from bench.tiny.scorers import scores
 from bench.tiny.tokens import END_ID, MAX_LENGTH, START_ID, UNKNOWN_ID, token_ids, tokenizer
+from bench.tiny.vocabulary import vocabulary
 from bench.tiny.world import Scene
 
 COCO_LIKE = (

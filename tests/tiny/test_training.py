@@ -116,7 +116,7 @@ def test_command_line_refuses_unknown_stages(capsys: pytest.CaptureFixture[str])
 def test_the_world_does_not_import_torch() -> None:
     import subprocess
 
-    modules = "bench.tiny.world, bench.tiny.render, bench.tiny.language, bench.tiny.reference"
+    modules = "bench.tiny.world, bench.tiny.render, bench.tiny.questions, bench.tiny.reference"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

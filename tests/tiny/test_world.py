@@ -10,25 +10,20 @@ import numpy as np
 import pytest
 
 from bench.tiny.language import (
-    ANSWERS,
-    QUESTION_KINDS,
     Facts,
     Thing,
-    answer,
     caption_matches,
     caption_of,
     complete,
     describe,
     describe_for_training,
     facts_from_json,
-    questions,
-    sample_question,
     scene_facts,
-    vocabulary,
-    words,
 )
+from bench.tiny.questions import ANSWERS, QUESTION_KINDS, answer, questions, sample_question
 from bench.tiny.reference import reference_images, reference_scenes
 from bench.tiny.render import render
+from bench.tiny.vocabulary import vocabulary, words
 from bench.tiny.world import (
     BACKGROUNDS,
     COLOURS,
