@@ -58,16 +58,12 @@ class RealignDiffConfig(ReFLConfig):
         0.4, unit="of T", source="§III-B1: t >= 30 of 50; ReFL: the last 10 of 40", low=0.0, high=1.0,
         help="the trained step is one of the last so many, as a share of the sampler's steps",
     )  # fmt: skip
-    reward_map: str = setting(
-        "hinge", unit="", source="eq. 5: ReLU", choices=("linear", "hinge", "distance"),
-        help="loss of a reward r: -r; ReLU(c - r), which stops pushing once r reaches c; or |c - r|",
-    )  # fmt: skip
     loss_scale: float = setting(
         1e-3, unit="", source="§IV-A: lambda = 1e-3", low=0.0, help="factor lambda on the reward loss"
     )  # fmt: skip
     kl: float = setting(
-        1.0, unit="", source="in place of eq. 5's L_pre, weight 1", low=0.0,
-        help="weight of the mean squared distance of trained predictions to the base model's; costs its evaluation",
+        0.02, unit="", source="in place of eq. 5's L_pre: 1/w^2 at w = 7.5, as guidance scales a shift of eps_c by w",
+        low=0.0, help="weight of the mean squared distance of trained predictions to the base model's",
     )  # fmt: skip
     cross_weight: float = setting(
         1.0, unit="", source=DENSE, low=0.0, help="w of lambda_t = w (tau/1000)^power in text attention"
@@ -118,8 +114,9 @@ class RealignDiff(ReFL):
     equations = "eq. 4-10"
     deviations = (
         "the reward that is differentiated is the captioner's log-likelihood of the prompt: eq. 4 reads decoded text",
-        "lambda ReLU(2 - R): eq. 5 as printed minimises the reward",
-        "the distance to the base model's noise predictions in place of L_pre, whose pictures are not given; "
+        "-lambda R, the gradient of lambda ReLU(2 - R) for a cosine or a likelihood; other rewards reach 2 "
+        "(reward_map = hinge); eq. 5 as printed, lambda ReLU(R), minimises the reward",
+        "the distance to the base model's guided predictions in place of L_pre, whose pictures are not given; "
         "pretrain_weight adds L_pre on the base model's own pictures",
         "B is the area of a region, as in DenseDiffusion: B = Q K^T leaves [0, 1] and turns signs (b = product)",
         "R relates pixels to tokens: a vector over tokens localises nothing",
@@ -137,7 +134,7 @@ class RealignDiff(ReFL):
         "realigndiff-clip": {"reward": "clip"},
         "realigndiff-blip": {"reward": "blip"},
         "realigndiff-pretrain": {"kl": 0.0, "pretrain_weight": 1.0},
-        "realigndiff-literal": {"b": "product", "outside": 1.0, "repeat": True},
+        "realigndiff-literal": {"reward_map": "hinge", "b": "product", "outside": 1.0, "repeat": True},
     }
 
     def __init__(self, config: RealignDiffConfig, ctx: Context) -> None:

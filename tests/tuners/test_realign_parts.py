@@ -121,6 +121,7 @@ def test_in_a_closed_world_what_nothing_speaks_of_is_unlikely():
     judge = ClosedWorld()
     assert judge.scores("a red circle on grass", ["red circle", "blue circle", "blue star"]) == [2, 0, 0]
     assert judge.scores("a red circle and a blue object", ["red circle", "blue star"]) == [2, 0.5]
+    assert judge.scores("three crosses, painted in oil", ["red cross", "blue star"]) == [2, 0]
     assert judge.scores("a dog on a sofa", ["blue star"]) == [0.5]
 
 

@@ -236,10 +236,9 @@ def test_the_coarse_update_is_refls_with_lambda_hinge_and_the_distance_to_the_ba
         scalars = own.accumulate(own.path(0))
         return torch.cat([p.grad.flatten() for p in own.parameters]), scalars
 
-    own, scalars = gradient(RealignDiff, stages="coarse")
-    parts = {"share": 0.4, "reward_map": "hinge"}
-    reward, _ = gradient(ReFL, loss_scale=1e-3, **parts)
-    distance, _ = gradient(ReFL, loss_scale=0.0, kl=1.0, **parts)
+    own, scalars = gradient(RealignDiff, stages="coarse", kl=1.0)
+    reward, _ = gradient(ReFL, loss_scale=1e-3, share=0.4, reward_map="hinge")
+    distance, _ = gradient(ReFL, loss_scale=0.0, kl=1.0, share=0.4)
     assert torch.allclose(own, reward + distance, atol=1e-8)
     assert scalars["kl"] > 0
 

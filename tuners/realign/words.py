@@ -122,7 +122,7 @@ class ClosedWorld(Rules):
 
     def scores(self, prompt: str, tags: Sequence[str]) -> list[float]:
         scores = super().scores(prompt, tags)
-        words = {w for tag in (*SHAPES, "object") for w in (tag, tag + "s", tag + "es") if w in prompt.lower().split()}
-        if not words or words & {"object", "objects"}:
+        nouns = {singular(word.lower()) for word in _WORD.findall(prompt)} & {*SHAPES, "object"}
+        if not nouns or "object" in nouns:
             return scores
         return [UNLIKELY if phrase is None else s for phrase, s in zip(match(prompt, tags), scores, strict=True)]
