@@ -39,7 +39,7 @@ from tuners.tree.generated import CANDIDATES, recipe, recipe_cost, sample_pair
 from tuners.tree.model import RewardTree, TreeScore, Weighing
 from tuners.tree.pairs import Pair
 from tuners.tree.scenes import scene_pair
-from tuners.tree.trunks import TINY, backbone_problem, build_trunk
+from tuners.tree.trunks import TINY, backbone_family, backbone_problem, build_trunk
 from tuners.tree.votes import Vote, load_vote, missing_dimensions, read_votes
 
 SCENES, GENERATED = "scenes", "generated"
@@ -199,6 +199,10 @@ class TreeReward(ReFL):
                 found.append(f"feedback and fit take {before:,.0f} {kind} of a budget of {limit:,.0f}, so no update is "
                              "left: fewer pairs or fit_steps, or a larger budget")  # fmt: skip
         return found
+
+    @classmethod
+    def own_reward_family(cls, config: Any, model: str) -> str | None:
+        return backbone_family(config.backbone or (TINY if model == "tiny-sd" else ""))
 
     def phases(self) -> list[Phase]:
         return [

@@ -210,6 +210,12 @@ class Tuner(ABC):
         return ""
 
     @classmethod
+    def own_reward_family(cls, config: Any, model: str) -> str | None:
+        """Family of the reward that it fits for itself and tunes for instead of the run's, so that judges get their
+        true roles; None where it tunes for the run's."""
+        return None
+
+    @classmethod
     def sampling_hooks(cls, config: Any) -> Sequence[Any]:
         """What generation needs beside the adapter (``bench.diffusion.generate.SamplingHook``), fresh objects."""
         return ()

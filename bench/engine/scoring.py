@@ -17,10 +17,12 @@ from bench.core.identity import digest
 from bench.core.paired import mean_difference
 from bench.core.record import Interval, MetricEntry
 from bench.core.types import RunSpec, Suite
+from bench.diffusion.sources import folder_digest
 from bench.engine.progress import Progress
 from bench.metrics.images import ImagesOnDisk
 from bench.store import atomic
 from bench.store.runs import RunFolder
+from bench.tiny import weights_dir
 from rewards.expression import canonical, load_reward, parse
 
 BASE = "f000"
@@ -57,6 +59,8 @@ class Scorer:
     cache: Path
     device: str
     progress: Progress
+    own_reward_family: str | None = None
+    """See ``Tuner.own_reward_family``."""
     fresh: bool = False
     """Whether cached answers are passed over."""
 
@@ -67,6 +71,9 @@ class Scorer:
         for ``ends``, by default the last one."""
         ends = ends or [snapshots[-1][0]]
         trained = trained_on(self.spec.reward)
+        if self.own_reward_family is not None:
+            # the run's reward only judges; what was tuned for is in no judge's name
+            trained = Trained(frozenset(), frozenset({self.own_reward_family}))
         jobs = [(name, metric, plugin) for name, _ in snapshots for metric, plugin in self._metrics()
                 if plugin.when == "curve" or name == BASE or name in ends]  # fmt: skip
         images: dict[str, ImagesOnDisk | UserError] = {}
@@ -108,7 +115,7 @@ class Scorer:
             key = digest({
                 "metric": metric, "bench": bench.__version__, "tuned": tuned.folder.content_hash,
                 "base": base.folder.content_hash, "prompts": self.suite.spec.prompt_hash, "reward": self.spec.reward,
-                "limit": self.spec.limit,
+                "limit": self.spec.limit, "judges": folder_digest(weights_dir()),
             }, 24)  # fmt: skip
             path = self.cache / "scores" / f"{metric}-{key}.json"
             if path.exists() and not self.fresh:

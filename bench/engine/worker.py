@@ -23,8 +23,9 @@ from typing import Any, Literal
 
 import torch
 
+from bench.core import registry
 from bench.core.budget import Ledger
-from bench.core.contract import ImageFolder
+from bench.core.contract import ImageFolder, make_config
 from bench.core.errors import Diverged, UserError
 from bench.core.identity import file_sha256, plain
 from bench.core.record import Artifact, ErrorEntry, LedgerEntry, MetricEntry, Record, ScaledEntry, SnapshotEntry
@@ -206,7 +207,11 @@ class Worker:
 
     def _scorer(self, *, fresh: bool = False) -> scoring.Scorer:
         torch.set_num_threads(self.request["score_threads"])
-        return scoring.Scorer(self.folder, self.spec, self.suite, self.cache, self.device, self.progress, fresh=fresh)
+        cls = registry.find("tuners", self.request["tuner"]).load()
+        family = cls.own_reward_family(make_config(cls, self.spec.settings), self.spec.model)
+        return scoring.Scorer(
+            self.folder, self.spec, self.suite, self.cache, self.device, self.progress, family, fresh=fresh
+        )  # fmt: skip
 
     def _load_model(self) -> BaseModel:
         if self._model is None:

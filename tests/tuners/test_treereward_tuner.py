@@ -13,6 +13,8 @@ from bench.core.types import SamplerSpec
 from bench.diffusion import adapters
 from bench.diffusion.check import check_tuner
 from bench.diffusion.meters import Meters
+from bench.engine.scoring import Trained
+from rewards.expression import load_reward
 from tuners.tree.dimensions import DIMENSIONS
 from tuners.treereward import (
     FIT_UNIT,
@@ -275,3 +277,11 @@ def test_a_base_model_that_draws_more_than_64_pixels_needs_a_backbone(tmp_path):
     ctx = context(work_dir=tmp_path, sampler=SamplerSpec("ddim", 4, 3.0, resolution=128))
     with pytest.raises(UserError, match="backbone is not set"):
         treereward(tmp_path, ctx)
+
+
+def test_judges_that_share_the_backbone_are_related_and_the_runs_reward_is_no_exception():
+    family = TreeReward.own_reward_family(make_config(TreeReward, {}), "tiny-sd")
+    trained = Trained(frozenset(), frozenset({family}))
+    assert family == load_reward("tiny-pick").family
+    assert trained.role("tiny-pick", load_reward("tiny-pick").family) == "related"
+    assert trained.role("tiny-judge", load_reward("tiny-judge").family) == "held-out"

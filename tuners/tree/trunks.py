@@ -92,7 +92,7 @@ class TinyClipTrunk(Trunk):
         self.norm_words, self.norm_patches, self.norm_seen = (nn.LayerNorm(width) for _ in range(3))
         self.dim = 3 * width + _COPIES
         self.side = int(config.vision_config.image_size)
-        self.family = "tiny-pairs"
+        self.family = TINY_FAMILY
         self.digest = file_sha256(weights_dir() / TINY / "model.safetensors")[:16]
         # what tiny-clip says at once is handed on: its cosine tells 0.8 of held-out content pairs apart
         init_linear(self.words, generator)
@@ -143,7 +143,7 @@ class BlipTrunk(Trunk):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.dim = int(model.config.text_config.hidden_size)
         self.side = min(BLIP_SIDE, int(model.config.vision_config.image_size))
-        self.family = "blip"
+        self.family = BLIP_FAMILY
         self.digest = "-".join(file_sha256(path)[:8] for path in sorted(folder.glob("*.safetensors")))
 
     def forward(self, images: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
@@ -187,6 +187,15 @@ def build_trunk(backbone: str, generator: torch.Generator, frozen: float = -1.0)
         trunk: Trunk = TinyClipTrunk(generator) if backbone == TINY else BlipTrunk(Path(backbone))
     trunk.freeze(frozen if frozen >= 0 else (0.0 if backbone == TINY else BLIP_FROZEN))
     return trunk.eval()
+
+
+TINY_FAMILY, BLIP_FAMILY = "tiny-pairs", "blip"
+"""Families of judges that share a trunk's backbone or its training data."""
+
+
+def backbone_family(backbone: str) -> str:
+    """The family of rewards on this backbone."""
+    return TINY_FAMILY if backbone == TINY else BLIP_FAMILY
 
 
 def backbone_problem(backbone: str) -> str | None:
