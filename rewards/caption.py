@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from bench.core.contract import Reward
 from bench.core.errors import UserError
 from bench.core.identity import digest, file_sha256, plain
+from bench.diffusion.models import quiet
 from bench.tiny import weights_dir
 from bench.tiny.language import Facts, Thing, caption_of, scene_facts
 from bench.tiny.reader import Reader
@@ -84,8 +85,9 @@ class TinyCaption(Reward):
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         self.weights_sha256 = _weights(self.name, folder)
         self.device = torch.device(device)
-        self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-        self.reader.to(self.device)
+        with quiet():
+            self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).to(self.device)
+        self.reader.eval().requires_grad_(False)
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         check_images(self.name, images, prompts)
@@ -196,8 +198,9 @@ class TinyCaptionCosine(Reward):
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         sha = _weights(self.name, folder)
-        self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-        self.reader.to(device)
+        with quiet():
+            self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).to(device)
+        self.reader.eval().requires_grad_(False)
         self.device = device
         self.texts: Any = tiny_clip(device)
         self.weights_sha256 = digest([sha, self.texts.weights_sha256])
