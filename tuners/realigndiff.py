@@ -166,6 +166,12 @@ class RealignDiff(ReFL):
             outside=config.outside, literal=config.b == "product", repeat=config.repeat, alone=config.alone,
         )),)  # fmt: skip
 
+    @classmethod
+    def related_families(cls, config: Any) -> frozenset[str]:
+        """The tiny world's parts see with the reader that answers TIFA's questions."""
+        tiny = "tiny" in (config.tagger, config.segmenter)
+        return frozenset({"tiny-vqa"}) if "fine" in config.stages and tiny else frozenset()
+
     def phases(self) -> list[Phase]:
         """With a fine stage, one picture first: a part that fails is to fail before the budget is spent."""
         coarse = super().phases() if "coarse" in self.config.stages else []

@@ -216,6 +216,11 @@ class Tuner(ABC):
         return None
 
     @classmethod
+    def related_families(cls, config: Any) -> frozenset[str]:
+        """Families of models that it looks with beside the reward, tuning or sampling: their judges are related."""
+        return frozenset()
+
+    @classmethod
     def sampling_hooks(cls, config: Any) -> Sequence[Any]:
         """What generation needs beside the adapter (``bench.diffusion.generate.SamplingHook``), fresh objects."""
         return ()

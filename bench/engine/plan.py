@@ -250,7 +250,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision(),
         model_defaults=dict(source.tuning_defaults),
         tuner=tuner.cls.name, tuner_version=tuner.cls.version, label=tuner.label, tuner_sha256=tuner.file_sha256,
-        settings=changed_settings(tuner.cls, tuner.config), reward=reward, reward_revision=_reward_revision(reward),
+        settings=changed_settings(tuner.cls, tuner.config), reward=reward, reward_revision=_reward_revision(reward)[0],
         budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
         train_sampler=s.train_sampler, global_batch=s.global_batch, eval_seeds=s.eval_seeds,
         fractions=parse_fractions(options.fractions, s.fractions),
@@ -276,11 +276,14 @@ def _check_batches(s: SuiteSpec, options: Options) -> None:
 
 
 @functools.cache
-def _reward_revision(reward: str) -> str:
-    """What pins a reward: a digest over its identity, weights included. Raises UserError where these are missing."""
+def _reward_revision(reward: str) -> tuple[str, UserError | None]:
+    """What pins a reward, a digest over its identity, weights included; or why it does not load."""
     from rewards import expression
 
-    return digest(expression.load_reward(reward).identity(), 12)
+    try:
+        return digest(expression.load_reward(reward).identity(), 12), None
+    except UserError as err:
+        return "", err
 
 
 def _resolved(config: Any, source: ModelSource) -> dict[str, Any]:
@@ -315,6 +318,9 @@ def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSour
     )  # fmt: skip
     problems += [f"{tuner.label}: {problem}" for problem in tuner.cls.problems(tuner.config, setup)]
     terms = [name for _, name in expression.parse(spec.reward)]
+    _, missing_reward = _reward_revision(spec.reward)
+    if missing_reward:
+        return [*problems, str(missing_reward)]
     black_box = [name for name in terms if not _differentiable(name)]
     if black_box and "differentiable-reward" in tuner.cls.needs:
         problems.append(

@@ -61,6 +61,8 @@ class Scorer:
     progress: Progress
     own_reward_family: str | None = None
     """See ``Tuner.own_reward_family``."""
+    related_families: frozenset[str] = frozenset()
+    """See ``Tuner.related_families``."""
     fresh: bool = False
     """Whether cached answers are passed over."""
 
@@ -74,6 +76,7 @@ class Scorer:
         if self.own_reward_family is not None:
             # the run's reward only judges; what was tuned for is in no judge's name
             trained = Trained(frozenset(), frozenset({self.own_reward_family}))
+        trained = Trained(trained.names, trained.families | self.related_families)
         jobs = [(name, metric, plugin) for name, _ in snapshots for metric, plugin in self._metrics()
                 if plugin.when == "curve" or name == BASE or name in ends]  # fmt: skip
         images: dict[str, ImagesOnDisk | UserError] = {}

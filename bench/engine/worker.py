@@ -208,9 +208,10 @@ class Worker:
     def _scorer(self, *, fresh: bool = False) -> scoring.Scorer:
         torch.set_num_threads(self.request["score_threads"])
         cls = registry.find("tuners", self.request["tuner"]).load()
-        family = cls.own_reward_family(make_config(cls, self.spec.settings), self.spec.model)
+        config = make_config(cls, self.spec.settings)
         return scoring.Scorer(
-            self.folder, self.spec, self.suite, self.cache, self.device, self.progress, family, fresh=fresh
+            self.folder, self.spec, self.suite, self.cache, self.device, self.progress,
+            cls.own_reward_family(config, self.spec.model), cls.related_families(config), fresh=fresh,
         )  # fmt: skip
 
     def _load_model(self) -> BaseModel:

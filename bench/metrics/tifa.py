@@ -111,7 +111,7 @@ class TIFA(Metric):
                 name=f"tifa/{vqa.name}",
                 value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high,
                 higher_is_better=True, n=mean.n, unit="share of questions",
-                per_image=tuple(values), reasons=tuple(_reason(pairs) for pairs in per_question),
+                family=vqa.name, per_image=tuple(values), reasons=tuple(_reason(pairs) for pairs in per_question),
                 passport={
                     "vqa": vqa.sha256, "questions": digest(scene.suite.questions), "n": mean.n,
                     "captions": scene.suite.spec.prompt_hash,

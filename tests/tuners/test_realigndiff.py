@@ -309,3 +309,8 @@ def test_what_cannot_work_is_refused_with_what_is_valid(settings, says):
 )
 def test_a_preset_names_its_reward(preset, model, reward):
     assert RealignDiff.trained_reward(make_config(RealignDiff, RealignDiff.presets[preset]), model) == reward
+
+
+def test_tifas_reader_is_no_stranger_to_a_fine_stage_that_looks_with_it():
+    assert RealignDiff.related_families(make_config(RealignDiff, {})) == {"tiny-vqa"}
+    assert RealignDiff.related_families(make_config(RealignDiff, {"stages": "coarse"})) == frozenset()
