@@ -31,15 +31,16 @@ class AdapterConfig:
     alpha: float = setting(
         0.0, unit="", source="not stated: alpha = rank", low=0.0, help="LoRA alpha; 0 takes the rank"
     )
-    beta1: float = setting(0.9, unit="", source=PROTOCOL, low=0.0, high=1.0, help="AdamW's first moment decay")
-    beta2: float = setting(0.999, unit="", source=PROTOCOL, low=0.0, high=1.0, help="AdamW's second moment decay")
+    beta1: float = setting(0.9, unit="", source=PROTOCOL, low=0.0, high=0.999999, help="AdamW's first moment decay")
+    beta2: float = setting(0.999, unit="", source=PROTOCOL, low=0.0, high=0.999999, help="AdamW's second moment decay")
     weight_decay: float = setting(0.01, unit="", source="AdamW's default", low=0.0, help="AdamW's decoupled decay")
     optimizer: str = setting(
         "adamw", unit="", source="PyTorch / bitsandbytes", choices=("adamw", "adamw8bit"),
         help="adamw8bit keeps its moments in 8 bits, where bitsandbytes is installed",
     )  # fmt: skip
     clip: float = setting(
-        0.1, unit="L2 norm", source=PROTOCOL, low=0.0, help="gradient norm above which an update is scaled down"
+        0.1, unit="L2 norm", source=PROTOCOL, low=0.0,
+        help="gradient norm above which an update is scaled down; 0 never scales",
     )  # fmt: skip
     ema: float = setting(
         0.0, unit="", source="ReFL's code; DRaFT+: 0.9999", low=0.0, high=1.0,
@@ -70,9 +71,10 @@ class AdapterTuner(Tuner):
 
     @classmethod
     def problems(cls, config: Any, setup: Setup) -> list[str]:
+        problems = []
         if config.optimizer == "adamw8bit" and _bitsandbytes() is None:
-            return ["optimizer = adamw8bit needs bitsandbytes: pip install bitsandbytes, or optimizer = adamw"]
-        return []
+            problems.append("optimizer = adamw8bit needs bitsandbytes: pip install bitsandbytes, or optimizer = adamw")
+        return problems
 
     def patch(self) -> Patch:
         return Patch(adapter_scale=self.config.adapter_scale, hooks=tuple(self.sampling_hooks(self.config)))
@@ -89,7 +91,8 @@ class AdapterTuner(Tuner):
                 p.grad = torch.zeros_like(p)
         self.ctx.all_reduce([p.grad for p in self.parameters if p.grad is not None])
         # the norm before clipping is logged: clips of different papers are not comparable without it
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip).item()
+        limit = self.config.clip or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit).item()
         if not torch.isfinite(torch.tensor(norm)):
             raise Diverged(f"the gradient norm of update {self.update} is {norm}")
         self.optimizer.step()
@@ -99,7 +102,7 @@ class AdapterTuner(Tuner):
             # a short average at first, so that the start at zero does not linger
             decay = min(self.config.ema, (1 + self.update) / (10 + self.update))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-        return {"grad_norm": norm, "clipped": float(norm > self.config.clip)}
+        return {"grad_norm": norm, "clipped": float(norm > limit)}
 
     @contextmanager
     def snapshot_weights(self) -> Iterator[None]:

@@ -60,7 +60,9 @@ class AlignProp(OnlineTuner):
         "x_0 is x0_hat of the last step, so that mode fixed is DRaFT-(T-j); DDPM's and Euler's last latent equals it",
         "the suite's sampler and guidance instead of DDIM with eta 1 and guidance 5",
         "images reach the reward in [0, 1]: the code of 2024 denormalises them twice",
-        "where nothing is drawn (K = 0) the update has no gradient; the released code fails there",
+        "where nothing is drawn (K = 0) the update has no gradient, costs its rollout, and only Adam's momentum and "
+        "decay move the weights; the released code fails there",
+        "no preset has the codes' optimiser (learning rate 1e-3, rank 4, clipping at 5 or 1): all tuners share one",
         "loss -r; the released 0.01 mean |r - 10| and 0.01 mean (1 - r) are reward_map and loss_scale",
     )
     Config = AlignPropConfig

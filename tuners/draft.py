@@ -60,6 +60,8 @@ class DRaFT(OnlineTuner):
         "x_0 is x0_hat of the last step, as in NeMo-Aligner: DDIM's own last latent keeps sigma_0 eps_hat where its "
         "alpha does not end at 1, which shrinks DRaFT-1's gradient to 0.29 of it",
         "the suite's sampler instead of DDIM with eta 0: all tuners of a comparison share one",
+        "no preset has the paper's optimiser (learning rate 4e-4, rank 8, decay 0.1): all tuners share one; the "
+        "reach of the last step depends on the schedule's spacing, which the model's scheduler config sets",
         "DRaFT-LV averages its n + 1 gradients, it does not add them: Adam ignores the factor and clipping should not "
         "see it",
         "DRaFT-LV re-noises the latent, not the decoded image",

@@ -3,7 +3,7 @@
 Symbols: T sampler steps; t = T..1 the paper's reverse index, i = T - t ours; K trained steps, d = floor(T/K) their
 stride, t_train their set (S here); t_min where sampling stops early, drawn from 1..m; sg stop gradient.
 
-    for t = T .. t_min:   eps_hat_t = eps_theta(sg(x_t)),  sg(eps_hat_t) where t is not in t_train           (eq. 4)
+    for t = T .. t_min:   eps_hat_t = eps_theta(sg(x_t)),  sg(eps_hat_t) where t is not in t_train           (eq. 3)
     L = -r(x0_hat(x_tmin, eps_hat_tmin), c)                                                         (algorithm 1)
 
 so dL/dtheta = sum over t in t_train of kappa_t J_t^T dL/dx_out with J_t = d eps_hat_t/d theta at a fixed input: cheap
@@ -53,11 +53,12 @@ class DRTune(OnlineTuner):
     name = "drtune"
     version = 1
     paper = "Wu et al., Deep Reward Supervisions for Tuning Text-to-Image Diffusion Models, arXiv 2405.00760"
-    equations = "eq. 4, algorithm 1"
+    equations = "eq. 3, algorithm 1"
     deviations = (
         "the first trained step is drawn from 1..T-(K-1)d: the printed range 1..T-Kd is empty whenever K divides T",
         "the loss is -r: the last line of algorithm 1 descends on the reward",
         "K steps, not the K+1 of the text",
+        "stops early as algorithm 1 and Fig. 9 do (m = 0.4 T); §4.1 says that it does not: preset drtune-noes",
         "defined in noise-prediction space: other models' predictions are converted with the detached latent",
     )
     Config = DRTuneConfig

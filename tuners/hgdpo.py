@@ -65,9 +65,6 @@ class HGDPOConfig(AdapterConfig):
     min_gap: float = setting(
         0.0, unit="reward", source="ours", low=0.0, help="pairs whose scores differ by no more than this are left out"
     )  # fmt: skip
-    winner: str = setting(
-        "pool", unit="", source="eq. 6", choices=("pool",), help="where winners come from; v2 has other sources"
-    )  # fmt: skip
     loss: str = setting(
         "dpo", unit="", source="eq. 3 / table 1 (SFT)", choices=("dpo", "sft"),
         help="preference loss on pairs, or the denoising loss on winners alone",
@@ -112,7 +109,7 @@ class HGDPO(AdapterTuner):
         "dpo-b20": {"lambda_stat": 0.0, "beta": 50_000.0},
         "sft": {"lambda_stat": 0.0, "loss": "sft"},
         "hgdpo-lan": {"lambda_stat": 0.0, "lan": True},
-        "hgdpo-official": {"N": 20, "lr": 1e-5, "rank": 8, "weight_decay": 0.0, "adapter_scale": 0.5},
+        "hgdpo-official": {"N": 20, "lr": 1e-5, "rank": 8, "weight_decay": 0.0, "clip": 0.0, "adapter_scale": 0.5},
     }
     check_settings: ClassVar[Mapping[str, Any]] = {"D": 3, "N": 3}
 
@@ -123,6 +120,7 @@ class HGDPO(AdapterTuner):
         self.pool = Pool(ctx, known[: self.D], self.N)
         self.b = ancestral_coefficients(ctx.model)
         self._pairs: list[tuple[int, int, int]] = []
+        self._orders: dict[int, list[int]] = {}
         self._loaded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @classmethod
@@ -247,9 +245,16 @@ class HGDPO(AdapterTuner):
         picked = []
         for position in range(update * self.ctx.global_batch, (update + 1) * self.ctx.global_batch):
             epoch, place = divmod(position, len(self.pairs))
-            order = torch.randperm(len(self.pairs), generator=self.ctx.rng("hgdpo-order", epoch=epoch))
-            picked.append(self.pairs[int(order[place])])
+            picked.append(self.pairs[self._order(epoch)[place]])
         return picked
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            rng = self.ctx.rng("hgdpo-order", epoch=epoch)
+            # an update sees the end of one epoch and the start of the next, or many short ones
+            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}
+            self._orders[epoch] = torch.randperm(len(self.pairs), generator=rng).tolist()
+        return self._orders[epoch]
 
     def draw(self, pair: tuple[int, int, int], k: int) -> tuple[torch.Tensor, ...]:
         """(x^w, x^l, condition, t, eps) of the update's k-th pair, on the CPU."""
@@ -272,7 +277,7 @@ class HGDPO(AdapterTuner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.pool.load_state_dict(state["pool"])
-        self._pairs, self._loaded = [], {}
+        self._pairs, self._orders, self._loaded = [], {}, {}
 
 
 def select_pairs(scores: torch.Tensor, rank: int, min_gap: float) -> list[tuple[int, int, int]]:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from bench.core.budget import Charge
-from bench.core.contract import Context, Patch, Phase, Report, setting
+from bench.core.contract import Context, Patch, Phase, Report, Setup, setting
 from bench.diffusion.denoising import denoising_loss
 from bench.diffusion.generate import sample_latents
 from bench.diffusion.rollout import Path
@@ -59,7 +59,11 @@ class ReFL(OnlineTuner):
     deviations: ClassVar[tuple[str, ...]] = (
         "LoRA instead of the full U-Net, as in DRTune's comparison",
         "L_pre and the reward loss are summed into one update; the SDXL code steps the optimiser for each",
-        "L_pre on images of the base model: suites bring prompts, not caption-image pairs",
+        "L_pre on images of the base model: suites bring prompts, not caption-image pairs; off by default, as in the "
+        "released SD1.4 code (eq. 7: weight 1)",
+        "guidance in the training rollout and loss -r instead of a hinge, as for every tuner here; refl-official has "
+        "the code's steps, guidance, hinge and clipping, yet the common learning rate (the code: 1e-5 on the full "
+        "U-Net) and no moving average",
     )
     Config = ReFLConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -77,6 +81,25 @@ class ReFL(OnlineTuner):
         self.window = config.window or of_steps(self.sampler.n_steps, config.share)
         self.pool: list[tuple[str, torch.Tensor]] = []
         """(prompt, clean latent (C, h, w)) of the base model, for L_pre."""
+
+    @classmethod
+    def problems(cls, config: Any, setup: Setup) -> list[str]:
+        found = super().problems(config, setup)
+        if not config.pretrain_weight or found:
+            return found
+        T, B = setup.train_sampler.n_steps, setup.global_batch
+        branches = 1 if setup.train_sampler.guidance == 1 else 2
+        pool = config.pretrain_pool * T * branches
+        window = config.window or of_steps(T, config.share)
+        # the cheapest update: an early stop at the window's first step, which trains; L_pre costs 3 U a sample
+        update = B * branches * (T - window + 1 + 3) + 3 * B
+        limit = setup.budget.limit("denoiser_u")
+        if limit is not None and pool + update > limit:
+            found.append(
+                f"L_pre's pool of {config.pretrain_pool} images costs {pool:,} U and an update {update:,} or more of a "
+                f"budget of {limit:,.0f}, so no update is left: a smaller pretrain_pool or a larger budget"
+            )
+        return found
 
     @classmethod
     def step_problems(cls, config: Any, n_steps: int) -> list[str]:

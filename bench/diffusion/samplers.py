@@ -196,8 +196,20 @@ def _scheduler_class(name: str) -> Any:
     }[name]  # fmt: skip
 
 
-def _checked_config(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's scheduler config for this sampler. Class names go, as each class takes what it knows."""
+def check_sampler(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> None:
+    """Refuses what no rollout can be made of; a plan asks it before anything is loaded.
+
+    Raises:
+        UserError: an unknown sampler, an eta or a step count out of range, clipping or thresholding, a DDIM grid that
+            its own update does not follow.
+    """
+    _check_settings(spec, scheduler_config)
+    n_train = int(scheduler_config["num_train_timesteps"])
+    if spec.scheduler == "ddim" and n_train % spec.n_steps:  # a divisor of n_train always fits; others need a look
+        Sampler(spec, scheduler_config, "epsilon")
+
+
+def _check_settings(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> None:
     if spec.scheduler not in SCHEDULERS:
         raise UserError(f"there is no sampler named {spec.scheduler!r}", valid=", ".join(SCHEDULERS))
     if spec.eta and spec.scheduler != "ddim":
@@ -215,6 +227,12 @@ def _checked_config(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> d
     n_train = int(scheduler_config["num_train_timesteps"])
     if not 1 <= spec.n_steps < n_train:
         raise UserError(f"n_steps = {spec.n_steps}", valid=f"1 to {n_train - 1}")
+
+
+def _checked_config(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's scheduler config for this sampler. Class names go, as each class takes what it knows."""
+    _check_settings(spec, scheduler_config)
+    unset = set(scheduler_config.get("_use_default_values", ()))
     # what the model's file leaves open is each scheduler's own default, as in diffusers (timestep_spacing, above all)
     config = {k: v for k, v in scheduler_config.items() if not k.startswith("_") and k not in unset}
     config |= {"clip_sample": False, "thresholding": False, "prediction_type": "epsilon"}

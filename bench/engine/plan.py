@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from bench.core.errors import UserError, unknown_name
 from bench.core.identity import digest, file_sha256
 from bench.core.types import RunSpec, Suite, SuiteSpec
 from bench.engine.options import Options
+from bench.store import atomic
 from bench.store.runs import RunFolder, run_folder
 
 if TYPE_CHECKING:
@@ -210,7 +212,8 @@ def parse_fractions(text: str | None, default: tuple[float, ...]) -> tuple[float
     shares: tuple[float, ...] = ()
     with contextlib.suppress(ValueError):
         shares = tuple(float(part) for part in text.split(","))
-    if not shares or shares[0] != 0 or shares[-1] != 1 or list(shares) != sorted(set(shares)):
+    rising = all(a < b for a, b in itertools.pairwise(shares))
+    if not shares or shares[0] != 0 or shares[-1] != 1 or not rising:
         raise UserError(f"--fractions {text!r}", valid="shares of the budget that rise from 0 to 1, such as 0,0.5,1")
     return shares
 
@@ -311,7 +314,7 @@ def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSour
     from rewards import expression
     from suites import leaks
 
-    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite)]
+    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite), *_sampler_problems(spec, source)]
     setup = Setup(
         train_sampler=spec.train_sampler, sampler=spec.sampler, global_batch=spec.global_batch, budget=spec.budget,
         n_train_prompts=len(suite.train_prompts), reward=spec.reward, model=spec.model,
@@ -339,6 +342,22 @@ def _differentiable(reward: str) -> bool:
     made = registry.load("rewards", reward)
     made = made if isinstance(made, type) else typing.get_type_hints(made).get("return")
     return bool(getattr(made, "differentiable", True))
+
+
+def _sampler_problems(spec: RunSpec, source: ModelSource) -> list[str]:
+    """What keeps the suite's samplers from running on the model's noise schedule, or, where its files are not here, on
+    any of a thousand steps."""
+    from bench.diffusion.samplers import check_sampler
+
+    path = Path(source.location) / "scheduler" / "scheduler_config.json"
+    config = atomic.read_json(path) if path.is_file() else {"num_train_timesteps": 1000}
+    problems: dict[str, None] = {}
+    for sampler in (spec.train_sampler, spec.sampler):
+        try:
+            check_sampler(sampler, config)
+        except UserError as err:
+            problems[str(err)] = None
+    return list(problems)
 
 
 def _missing_model(source: ModelSource) -> list[str]:

@@ -1,5 +1,7 @@
 """Samplers and generation: what is refused, per-image noise, and the same images as plain diffusers."""
 
+import json
+
 import pytest
 import torch
 
@@ -8,8 +10,10 @@ from bench.core.errors import UserError
 from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion.generate import generate, image_seed
 from bench.diffusion.models import quiet
-from bench.diffusion.random_tiny import random_pipeline
-from bench.diffusion.samplers import Noise, build_sampler
+from bench.diffusion.random_tiny import random_pipeline, save_random_pipeline
+from bench.diffusion.samplers import Noise, build_sampler, check_sampler
+from bench.engine.options import Options
+from bench.engine.plan import make_plan
 
 from .toys import constant_toy
 
@@ -136,6 +140,17 @@ def test_settings_that_would_sample_something_else_are_refused(spec, message):
     toy, *_ = constant_toy(timestep_spacing="trailing")
     with pytest.raises(UserError, match=message):
         build_sampler(toy, spec)
+    with pytest.raises(UserError, match=message):  # what a plan asks, from the config file alone
+        check_sampler(spec, toy.scheduler_config)
+
+
+@pytest.mark.parametrize("key", ["clip_sample", "thresholding"])
+def test_a_plan_refuses_a_model_that_clips(key, tmp_path):
+    save_random_pipeline(tmp_path / "model")
+    path = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: True}))
+    plan = make_plan(Options(suite="coco", tuner="drtune,hgdpo", model=str(tmp_path / "model"), runs=tmp_path))
+    assert len([p for p in plan.problems if key in p]) == 1
 
 
 def test_each_walk_has_a_scheduler_of_its_own():

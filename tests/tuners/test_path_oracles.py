@@ -362,10 +362,24 @@ def test_every_preset_fits_every_number_of_steps(cls, preset, n_steps):
     assert problems(cls, n_steps, **cls.presets[preset]) == []
 
 
-def test_a_sampler_without_a_gradient_is_refused_with_those_that_have_one():
-    (problem,) = problems(DRTune, scheduler="unipc")
-    assert "unipc" in problem
-    assert "dpmpp-2m" in problem
+def test_a_pool_for_l_pre_that_leaves_no_update_is_refused():
+    sampler = SamplerSpec("ddim", n_steps=50, guidance=7.5)
+    setup = Setup(
+        train_sampler=sampler, sampler=sampler, global_batch=8, budget=Budget(denoiser_u=5000), n_train_prompts=6,
+        reward="red", model="tiny-sd",
+    )  # fmt: skip
+    (problem,) = ReFL.problems(make_config(ReFL, {"pretrain_weight": 1.0}), setup)
+    assert "6,400 U" in problem
+    assert ReFL.problems(make_config(ReFL, {}), setup) == []
+    assert ReFL.problems(make_config(ReFL, {"pretrain_weight": 1.0, "pretrain_pool": 8}), setup) == []
+
+
+def test_a_clip_of_zero_never_scales():
+    tuner = DRTune(make_config(DRTune, {"clip": 0.0}), context())
+    before = [p.detach().clone() for p in tuner.parameters]
+    scalars = tuner.unit().scalars
+    assert scalars["clipped"] == 0.0
+    assert any(not torch.equal(a, b) for a, b in zip(before, tuner.parameters, strict=True))
 
 
 def test_equally_spaced_steps_differ_from_any_steps():
