@@ -12,6 +12,11 @@ MODELS = ("tiny-sd", "tiny-clip", "tiny-pick", "tiny-judge", "tiny-vqa")
 """Folder names below `weights_dir()`."""
 
 
+def is_tiny_world(model_name: str) -> bool:
+    """Whether a base model draws the tiny world, by the name of its source: `tiny-sd`, or `tiny-sd=FOLDER`'s."""
+    return model_name == MODELS[0]
+
+
 def weights_dir() -> Path:
     """Folder that holds the stored models, one `save_pretrained` folder for each name of `MODELS`."""
     return Path(__file__).resolve().parent / "weights"

@@ -342,6 +342,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     measured = _rounded(measure(args.weights, args.n, args.sheet))
     text = json.dumps(measured, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    measured = json.loads(text)  # the card is that of the file, order of keys included
     (args.weights / "measured.json").write_text(text)
     (args.weights / "MODEL_CARD.md").write_text(card(measured))
     print(card(measured))
