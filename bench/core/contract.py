@@ -221,6 +221,12 @@ class Tuner(ABC):
         return frozenset()
 
     @classmethod
+    def files(cls, config: Any) -> Sequence[Path]:
+        """Files and folders named in the settings, whose content is part of the run's identity. What is not there, or
+        is no valid setting, is left to ``problems``."""
+        return ()
+
+    @classmethod
     def sampling_hooks(cls, config: Any) -> Sequence[Any]:
         """What generation needs beside the adapter (``bench.diffusion.generate.SamplingHook``), fresh objects."""
         return ()

@@ -145,6 +145,8 @@ class RunSpec:
     seed: int
     reward_revision: str = ""
     """Digest over what the reward says of itself: weights, preprocessing, version."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each file or folder that the settings name, by the name given."""
     identity_version: int = IDENTITY_VERSION
 
     def identity(self) -> dict[str, Any]:
@@ -159,6 +161,7 @@ class RunSpec:
             "budget": self.budget.to_json(), "sampler": self.sampler, "train_sampler": self.train_sampler,
             "global_batch": self.global_batch,
             "eval_seeds": self.eval_seeds, "fractions": self.fractions, "seed": self.seed,
+            **({"files": self.files} if self.files else {}),
         }  # fmt: skip
 
     @property

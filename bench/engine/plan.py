@@ -257,7 +257,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
         train_sampler=s.train_sampler, global_batch=s.global_batch, eval_seeds=s.eval_seeds,
         fractions=parse_fractions(options.fractions, s.fractions),
-        metrics=s.metrics, seed=seed,
+        metrics=s.metrics, seed=seed, files=_digests(tuner.cls.files(tuner.config)),
     )  # fmt: skip
     folder = run_folder(options.runs, spec)
     return PlannedRun(
@@ -265,6 +265,16 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
         problems=tuple(_problems(suite, tuner, spec, source)),
     )  # fmt: skip
+
+
+def _digests(paths: Sequence[Path]) -> dict[str, str]:
+    """Digest of what each path holds; "" for one that is not there, which is a problem that the tuner states."""
+    from bench.diffusion.sources import folder_digest
+
+    found = {}
+    for path in paths:
+        found[str(path)] = folder_digest(path) if path.is_dir() else file_sha256(path)[:16] if path.is_file() else ""
+    return found
 
 
 def _check_batches(s: SuiteSpec, options: Options) -> None:
