@@ -65,7 +65,7 @@ def own_spelling(name: str, edition: str, variant: str) -> str:
         raise UserError(
             f"the variant {variant!r} of {name} is a list of published prompts: the sample edition does not have it",
             valid="--edition full",
-            hint=f"--suite {name} --variant {variant} --edition full --data DIR",
+            hint=f"--suite {name}.{variant} --edition full --data DIR",
         )
     if variant in EDITIONS:
         raise UserError(f"{variant!r} is an edition, not a variant", hint=f"--suite {name} --edition {variant}")

@@ -28,6 +28,7 @@ def status(data: Path | None, json: bool) -> int:
         print_json({"files": [dataclasses.asdict(f) for f in found]})
     else:
         print_table(
-            ("suite", "file", "state", "what to do"), [(f.suite, str(f.path), f.state, f.detail) for f in found]
+            ("suite", "file", "state", "what to do"),
+            [(f.suite, str(f.path), f.state, f.todo or f.detail) for f in found],
         )
     return 0 if all(f.state == "found" for f in found) else 1

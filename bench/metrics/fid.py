@@ -241,5 +241,5 @@ class KID(_InceptionMetric):
         draws_x = cluster_draws(at.prompt_ids, n_boot, rng)
         pictures = tuple(str(i) for i in range(len(y)))
         draws_y = draws_x if paired else cluster_draws(pictures, n_boot, rng)
-        result = kernel_distance(x, y, draws_x, draws_y)
+        result = kernel_distance(x, y, draws_x, draws_y, at.prompt_ids if paired else None)
         return {"value": result.value, "ci_low": result.ci_low, "ci_high": result.ci_high}

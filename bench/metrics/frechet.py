@@ -5,6 +5,7 @@ Symbols: X (n, d) and Y (m, d) features; mu, S mean and covariance (ddof 1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +56,9 @@ class KernelDistance:
 
 
 def kernel_distance(
-    x: NDArray[np.floating], y: NDArray[np.floating], weights_x: Array, weights_y: Array
-) -> KernelDistance:
+    x: NDArray[np.floating], y: NDArray[np.floating], weights_x: Array, weights_y: Array,
+    prompts: Sequence[str] | None = None,
+) -> KernelDistance:  # fmt: skip
     """Unbiased squared MMD with the kernel (x.y / d + 1)^3 (KID, Bińkowski et al., arXiv 1801.01401, section 4).
 
     One exact estimate over all pairs, where other packages average random subsets. A resample weighs samples by how
@@ -65,6 +67,8 @@ def kernel_distance(
     Args:
         x, y: (n, d) and (m, d) with at least two rows each.
         weights_x, weights_y: (n_boot, n) and (n_boot, m) draws of each sample in each resample.
+        prompts: where row i of both sides shows the same prompt, its label, (n,). Rows of one prompt are no independent
+            pair, so these are left out on all three sides: else the estimate falls below 0 and its resamples further.
     """
     if min(len(x), len(y)) < 2:
         raise ValueError(f"an unbiased estimate needs two samples on each side, got {len(x)} and {len(y)}")
@@ -72,28 +76,46 @@ def kernel_distance(
     b: Array = y.astype(np.float64)
     w_x = np.concatenate([np.ones((1, len(x))), weights_x])
     w_y = np.concatenate([np.ones((1, len(y))), weights_y])
-    across = _pair_sums(a, b, w_x, w_y) / (w_x.sum(axis=1) * w_y.sum(axis=1))
-    distances = _mean_within(a, w_x) + _mean_within(b, w_y) - 2 * across
-    low, high = np.quantile(distances[1:], [0.025, 0.975])
+    if prompts is None:
+        across = _mean(a, b, w_x, w_y, None, None)
+        own_x, own_y = np.arange(len(a)), np.arange(len(b))
+    else:
+        own_x = own_y = np.unique(np.asarray(prompts), return_inverse=True)[1]
+        if own_x.max() == 0:
+            raise ValueError("an unbiased estimate needs two prompts")
+        across = _mean(a, b, w_x, w_y, own_x, own_y)
+    distances = _mean(a, a, w_x, w_x, own_x, own_x) + _mean(b, b, w_y, w_y, own_y, own_y) - 2 * across
+    # of few prompts a resample may draw one alone, which has no pairs
+    resamples = distances[1:][np.isfinite(distances[1:])]
+    if not len(resamples):
+        raise ValueError("every resample drew one sample alone: too few for an interval")
+    low, high = np.quantile(resamples, [0.025, 0.975])
     return KernelDistance(float(distances[0]), float(low), float(high))
 
 
-def _mean_within(x: Array, weights: Array) -> Array:
-    """Weighted mean of k over all pairs of different samples, (n_boot,)."""
-    own = ((x * x).sum(axis=1) / x.shape[1] + 1) ** 3
-    squares = np.square(weights)
-    sums = _pair_sums(x, x, weights, weights) - squares @ own
-    return np.asarray(sums / (np.square(weights.sum(axis=1)) - squares.sum(axis=1)), np.float64)
-
-
-def _pair_sums(x: Array, y: Array, w_x: Array, w_y: Array) -> Array:
-    """Sum of w_i w_j k(x_i, y_j) over all pairs, for each resample: (n_boot,); holds one block of k at a time."""
+def _mean(
+    x: Array, y: Array, w_x: Array, w_y: Array, own_x: NDArray[np.intp] | None, own_y: NDArray[np.intp] | None
+) -> Array:
+    """Weighted mean of k(x_i, y_j) over all pairs whose labels ``own`` differ, for each resample: (n_boot,). Holds one
+    block of k at a time."""
     total = np.zeros(len(w_x))
     for start in range(0, len(x), _BLOCK):
         rows = slice(start, start + _BLOCK)
         kernel = (x[rows] @ y.T / x.shape[1] + 1) ** 3
+        if own_x is not None and own_y is not None:
+            kernel[own_x[rows, None] == own_y] = 0
         total += ((w_x[:, rows] @ kernel) * w_y).sum(axis=1)
-    return total
+    pairs = w_x.sum(axis=1) * w_y.sum(axis=1)
+    if own_x is not None and own_y is not None:
+        pairs = pairs - (_by_label(w_x, own_x) * _by_label(w_y, own_y)).sum(axis=1)
+    return np.divide(total, pairs, out=np.full(len(total), np.nan), where=pairs > 0)
+
+
+def _by_label(weights: Array, own: NDArray[np.intp]) -> Array:
+    """(n_boot, labels): the weights of each label together."""
+    order = np.argsort(own, kind="stable")
+    starts = np.searchsorted(own[order], np.arange(own.max() + 1))
+    return np.asarray(np.add.reduceat(weights[:, order], starts, axis=1), np.float64)
 
 
 def cluster_draws(clusters: tuple[str, ...], n_boot: int, rng: np.random.Generator) -> Array:

@@ -14,6 +14,7 @@ from bench.core.errors import UserError
 from bench.core.identity import digest
 from bench.core.paired import cluster_mean_ci
 from bench.core.types import Question
+from bench.diffusion.models import quiet
 from bench.metrics.layout import layout
 from bench.tiny import weights_dir
 
@@ -60,7 +61,8 @@ class TinyVQA:
                             hint="python -m bench.tiny.train")  # fmt: skip
         self.sha256 = file_sha256(weights)
         self.device = device
-        self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+        with quiet():
+            self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).eval().to(device)
 
     def answers(self, images: torch.Tensor, questions: Sequence[Sequence[str]]) -> list[list[str]]:
         from bench.tiny.reader import answer_from

@@ -125,6 +125,22 @@ def test_kid_is_unbiased_and_its_interval_covers() -> None:
     assert sum(r.ci_low <= 0 <= r.ci_high for r in results) >= 17
 
 
+def test_kid_of_images_that_share_noise_is_unbiased_and_inside_its_interval() -> None:
+    """Twenty draws of pairs that are nearly the same picture, two a prompt: the distributions are equal."""
+    rng = np.random.default_rng(1)
+    prompts = [str(i // 2) for i in range(60)]
+    results = []
+    for i in range(20):
+        scene = np.repeat(rng.normal(size=(30, 8)), 2, axis=0)
+        noise = rng.normal(size=(60, 8))
+        x, y = (scene + noise + 0.1 * rng.normal(size=(60, 8)) for _ in "xy")
+        draws = cluster_draws(tuple(prompts), 200, np.random.default_rng(i))
+        results.append(kernel_distance(x, y, draws, draws, prompts))
+    values = np.array([r.value for r in results])
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(20)
+    assert all(r.ci_low <= r.value <= r.ci_high for r in results)
+
+
 def test_kid_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = gaussian(50, 6, 0), gaussian(40, 6, 1)
     draws = cluster_draws(tuple("ab" * 25), 20, np.random.default_rng(0)), np.ones((20, 40))
