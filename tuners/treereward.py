@@ -14,6 +14,7 @@ one is a judge here like any other.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,8 @@ from bench.core.errors import UserError, unknown_name
 from bench.core.types import SamplerSpec
 from bench.diffusion.rollout import Loss
 from bench.diffusion.rollout import Path as Rollout
+from bench.tiny import is_tiny_world
+from tuners.online import of_steps
 from tuners.refl import ReFL, ReFLConfig
 from tuners.tree.dimensions import DIMENSIONS
 from tuners.tree.feedback import Feedback
@@ -45,6 +48,8 @@ from tuners.tree.votes import Vote, load_vote, missing_dimensions, read_votes
 SCENES, GENERATED = "scenes", "generated"
 SCENE_PAIRS = 3000
 """Pairs of all dimensions together; drawing them takes about 3 s."""
+ALIGNER = "blip"
+"""What finds the better caption where the base model is none of the tiny world."""
 GENERATED_PAIRS = 3000
 GENERATED_SHARE = 0.25
 """Of a limit on U, images or reward calls: what generating pairs may take of it where their number is not set."""
@@ -83,7 +88,8 @@ class TreeRewardConfig(ReFLConfig):
         help="pairs to draw or generate, all dimensions together; 0: 3000 drawn, or what a quarter of the budget makes",
     )  # fmt: skip
     aligner: str = setting(
-        TINY, unit="", source="§4.1: CLIP score", help="reward that finds the better caption of generated images"
+        "", unit="", source="§4.1: CLIP score", help="reward that finds the better caption of generated images; "
+        "empty takes tiny-clip where the base model is tiny-sd, else blip",
     )  # fmt: skip
     fit_steps: int = setting(360, unit="steps", source="not stated", low=1, help="optimiser steps of the reward model")
     fit_batch: int = setting(16, unit="pairs", source="not stated; ImageReward: 64", low=1, help="pairs a fit step")
@@ -118,7 +124,8 @@ class TreeReward(ReFL):
         "both branches are drawn as often: the gate would else learn how many leaves each has",
         "the 2.2 million pairs are not published: exact scenes in the tiny world, elsewhere pairs of the base model "
         "labelled by how they were made, and votes from a file",
-        "re-captioning picks the best of eight texts instead of asking a language model",
+        "re-captioning picks the best of eight texts instead of asking a language model; outside of the tiny world "
+        "BLIP's cosine picks it, not CLIP's",
         "the run's own reward takes no part in tuning: what is optimised is R",
         "fitting uses no U-Net: it is charged in FLOPs, device-seconds and optimiser steps, and is free under a "
         "budget in U alone",
@@ -143,7 +150,9 @@ class TreeReward(ReFL):
         super().__init__(config, ctx)
         side = ctx.model.latent_shape(ctx.sampler.resolution)[1] * ctx.model.vae_factor
         # tiny-clip sees 64 pixels: a base model that draws more is none of the tiny world
-        self.backbone = config.backbone or (TINY if side <= 64 else "")
+        tiny = side <= 64
+        self.backbone = config.backbone or (TINY if tiny else "")
+        self.aligner = config.aligner or (TINY if tiny else ALIGNER)
         if not self.backbone:
             raise UserError(f"treereward: {_NO_BACKBONE}")
         source, votes = parse_feedback(config.feedback or (SCENES if self.backbone == TINY else GENERATED))
@@ -169,7 +178,7 @@ class TreeReward(ReFL):
     @classmethod
     def problems(cls, config: Any, setup: Setup) -> list[str]:
         found = super().problems(config, setup)
-        tiny = setup.model == "tiny-sd"
+        tiny = is_tiny_world(setup.model)
         if not config.backbone and not tiny:
             found.append(_NO_BACKBONE)
         elif config.backbone and (problem := backbone_problem(config.backbone)):
@@ -188,27 +197,54 @@ class TreeReward(ReFL):
                          "votes=FILE")  # fmt: skip
         if source and 0 < config.pairs < 2 * len(DIMENSIONS):
             found.append(f"pairs = {config.pairs}: at least {2 * len(DIMENSIONS)}, one to fit and one held out a leaf")
-        if source == GENERATED and config.aligner not in registry.entries("rewards"):
-            found.append(str(unknown_name("reward", config.aligner, registry.entries("rewards"), "bench list rewards")))
+        if source == GENERATED:
+            found += cls._aligner_problems(config.aligner or (TINY if tiny else ALIGNER), tiny)
+            if setup.n_train_prompts < 2:
+                found.append("re-captioning needs other images' texts: at least 2 training prompts, or votes=FILE")
         if config.structure != "tree" and (config.literal or config.uniform_gate):
             found.append(f"structure = {config.structure} has no gate: literal and uniform_gate go with tree")
-        spent = feedback_cost(source, n_pairs(config, source, setup.train_sampler, setup.budget), setup.train_sampler)
-        for kind, limit in setup.budget.limits():
-            before = (spent + Charge({"steps": config.fit_steps})).get(kind)
-            if before >= limit:
-                found.append(f"feedback and fit take {before:,.0f} {kind} of a budget of {limit:,.0f}, so no update is "
-                             "left: fewer pairs or fit_steps, or a larger budget")  # fmt: skip
-        return found
+        # ReFL may have said so of its pool already, and of wrong settings no cost is known
+        return found or cls._budget_problems(config, source, setup)
+
+    @classmethod
+    def _aligner_problems(cls, aligner: str, tiny: bool) -> list[str]:
+        known = registry.entries("rewards")
+        if aligner not in known:
+            return [str(unknown_name("reward", aligner, known, "bench list rewards"))]
+        if aligner.startswith("tiny-") and not tiny:
+            return [f"aligner = {aligner} knows the tiny world only: {ALIGNER}, or another of bench list rewards that "
+                    "reads prompts"]  # fmt: skip
+        return []
+
+    @classmethod
+    def _budget_problems(cls, config: Any, source: str, setup: Setup) -> list[str]:
+        n = n_pairs(config, source, setup.train_sampler, setup.budget)
+        spent = feedback_cost(source, n, setup.train_sampler) + Charge({"steps": config.fit_steps})
+        spent += least_tuning_cost(config, setup)
+        return [
+            f"feedback, fit, L_pre's pool and one update take {spent.get(kind):,.0f} {kind} of a budget of "
+            f"{limit:,.0f}, so no update is left: fewer pairs or fit_steps, a smaller pretrain_pool, or a larger budget"
+            for kind, limit in setup.budget.limits()
+            if spent.get(kind) > limit
+        ]
 
     @classmethod
     def own_reward_family(cls, config: Any, model: str) -> str | None:
-        return backbone_family(config.backbone or (TINY if model == "tiny-sd" else ""))
+        return backbone_family(config.backbone or (TINY if is_tiny_world(model) else ""))
+
+    @classmethod
+    def files(cls, config: Any) -> Sequence[Path]:
+        """The vote file and the backbone's folder."""
+        try:
+            votes = parse_feedback(config.feedback)[1]
+        except UserError:  # empty or wrong: no file
+            votes = None
+        folder = Path(config.backbone) if config.backbone not in ("", TINY) else None
+        return [path for path in (votes, folder) if path]
 
     def phases(self) -> list[Phase]:
         return [
-            Phase(
-                "feedback", self.make_pairs, lambda: len(self.pairs) >= self.n_made + len(self.votes), self.pair_cost
-            ),
+            Phase("feedback", self.make_pairs, self.has_pairs, self.pair_cost),
             Phase("fit", self.fit_tree, lambda: self.fitted, self.fit_cost),
             *super().phases(),
         ]
@@ -247,7 +283,9 @@ class TreeReward(ReFL):
         """Pairs by number; each is made by one process and handed to all."""
         ctx, side = self.ctx, self.tree.trunk.side
         recipes = [self._recipe(i) for i in numbers]
-        others = [[p.text for p in ctx.prompts(i + 1, CANDIDATES - 1)] for i in numbers]
+        others = [
+            self._others(i, r.prompt) if r.how == "recaption" else [] for i, r in zip(numbers, recipes, strict=True)
+        ]
         images = torch.zeros((len(recipes), 2, 3, side, side), device=ctx.model.device)
         told = torch.zeros((len(recipes), 2), dtype=torch.int64, device=ctx.model.device)
         with ctx.model.with_patch(Patch(adapter=False)):
@@ -262,8 +300,19 @@ class TreeReward(ReFL):
             for r, o, x, (w, l) in zip(recipes, others, images, told.tolist(), strict=True)
         ]
 
+    def _others(self, i: int, own: str) -> list[str]:
+        """The texts that compete with pair i's own. They may be of another epoch, where its own comes up again: that
+        one is passed over for the next."""
+        n, tries = CANDIDATES - 1, 1000
+        drawn = (self.ctx.prompts((i + 1) * n + k, 1)[0].text for k in range(tries))
+        found = list(itertools.islice((text for text in drawn if text != own), n))
+        if len(found) < n:
+            raise UserError(f"treereward: of {tries} training prompts in a row, {len(found)} differ from {own!r}",
+                            valid="training prompts with several texts, or feedback = votes=FILE")  # fmt: skip
+        return found
+
     def _agreement(self, images: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
-        return self.ctx.reward(self.config.aligner).score(images, texts)
+        return self.ctx.reward(self.aligner).score(images, texts)
 
     def pair_cost(self) -> Charge:
         if self.source != GENERATED or len(self.pairs) >= self.n_made:
@@ -359,6 +408,23 @@ def feedback_cost(source: str, n: int, sampler: SamplerSpec) -> Charge:
     if source != GENERATED:
         return Charge()
     return sum((recipe_cost(recipe(i, "", 0).how, sampler) for i in range(n)), Charge())
+
+
+def least_tuning_cost(config: TreeRewardConfig, setup: Setup) -> Charge:
+    """L_pre's pool and the cheapest update: a stop at the first step of ReFL's window."""
+    sampler, B = setup.train_sampler, setup.global_batch
+    T = sampler.n_steps
+    guidance = config.guidance if config.guidance >= 0 else sampler.guidance
+    rows = B * (1 if guidance == 1 else 2)
+    fwd = rows * (T - (config.window or of_steps(T, config.share)) + 1 + (2 if config.kl else 1))
+    bwd = rows
+    if config.pretrain_weight:
+        fwd += B + config.pretrain_pool * T * (1 if sampler.guidance == 1 else 2)
+        bwd += B
+    return Charge({
+        "denoiser_fwd": fwd, "denoiser_bwd": bwd, "denoiser_u": fwd + 2 * bwd, "images": B, "reward_calls": B,
+        "steps": 1,
+    })  # fmt: skip
 
 
 def n_pairs(config: TreeRewardConfig, source: str, sampler: SamplerSpec, budget: Budget) -> int:

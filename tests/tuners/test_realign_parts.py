@@ -180,8 +180,15 @@ def test_a_wrong_choice_is_refused_with_what_is_valid(kind, choice, says):
 
 def test_the_tiny_reader_is_refused_for_photographs():
     (problem,) = parts.problems("tagger", "tiny", tiny_world=False)
-    assert "sees the tiny world only" in problem and "clip=FOLDER" in problem
+    assert problem == "tagger = tiny knows the tiny world only: choose among clip=FOLDER"
     assert parts.problems("judge", "rules", tiny_world=False) == []
+
+
+def test_the_closed_worlds_judge_is_refused_for_photographs_though_it_has_no_weights():
+    (problem,) = parts.problems("judge", "tiny", tiny_world=False)
+    assert problem == "judge = tiny knows the tiny world only: choose among rules, llm=FOLDER"
+    (problem,) = parts.problems("judge", "gpt", tiny_world=False)
+    assert problem == "judge = 'gpt' is none of rules, llm=FOLDER"
 
 
 # -- published models, random weights

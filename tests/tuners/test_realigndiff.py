@@ -1,6 +1,7 @@
 """RealignDiff: the coarse stage's update, the fine stage's hook, what is refused at plan time."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,6 +244,40 @@ def test_the_coarse_update_is_refls_with_lambda_hinge_and_the_distance_to_the_ba
     assert scalars["kl"] > 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "guidance", "weight"),
+    [
+        ({}, 4.0, 1 / 16), ({}, 1.0, 1.0), ({"guidance": 2.0}, 4.0, 0.25), ({"kl": 0.3}, 4.0, 0.3),
+        ({"kl": 0.0}, 4.0, 0.0),
+    ],
+)  # fmt: skip
+def test_the_distance_weighs_one_over_the_square_of_the_guidance(settings, guidance, weight):
+    ledger = Ledger(Budget(denoiser_u=1e12))
+    with Meters(context().model, ledger.charge) as meters:
+        ctx = context(ledger=ledger, meters=meters, sampler=SamplerSpec("ddim", 4, guidance))
+        own = tuner(ctx, stages="coarse", **settings)
+        assert own.config.kl == weight
+        (phase,) = own.phases()
+        said = phase.next_cost()
+        phase.unit()
+    for kind in ("denoiser_fwd", "denoiser_bwd", "denoiser_u", "images", "reward_calls", "steps"):
+        assert ledger.spent[kind] == said.get(kind), kind
+
+
+def test_the_literal_preset_fades_in_proportion_to_t_over_all_steps():
+    (hook,) = RealignDiff.sampling_hooks(make_config(RealignDiff, RealignDiff.presets["realigndiff-literal"]))
+    assert (hook.settings.power, hook.settings.share) == (1.0, 1.0)
+
+
+def test_folders_of_its_parts_are_part_of_a_run_each_once():
+    def files(**settings):
+        return list(RealignDiff.files(make_config(RealignDiff, settings)))
+
+    folders = {"tagger": "clip=a/b", "judge": "llm=c", "captioner": "llm=c"}
+    assert files(**folders) == [Path("a/b"), Path("c")]
+    assert files(**folders, stages="coarse") == files() == []
+
+
 def test_the_stages_decide_phases_and_patch():
     names = {s: [p.name for p in tuner(stages=s).phases()] for s in ("coarse", "fine", "coarse+fine")}
     assert names == {"coarse": ["tune"], "fine": ["rehearse"], "coarse+fine": ["rehearse", "tune"]}
@@ -287,9 +322,13 @@ def test_what_works_has_no_problems():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"reward": "blip"}, "reward = caption, clip or suite"),
+        ({"reward": "blip"}, "in the tiny world: reward = caption, clip, suite"),
         ({"tagger": "ram"}, "tiny, clip=FOLDER"),
-        ({"model": "sd15"}, "sees the tiny world only"),
+        ({"model": "sd15"}, "segmenter = tiny knows the tiny world only"),
+        ({"model": "sd15"}, "judge = tiny knows the tiny world only: choose among rules, llm=FOLDER"),
+        ({"model": "my-tiny-finetune"}, "judge = tiny knows the tiny world only"),
+        ({"model": "sd15", "reward": "clip"}, "outside of the tiny world: reward = caption, blip, suite"),
+        ({"kl": -0.5}, "a weight of at least 0, or -1"),
         ({"segmenter": "grounded-sam"}, "grounded-sam=FOLDER"),
         ({"window": 30}, "at most 20"),
     ],
@@ -304,6 +343,7 @@ def test_what_cannot_work_is_refused_with_what_is_valid(settings, says):
         ("realigndiff-caption", "tiny-sd", "tiny-caption"),
         ("realigndiff-caption", "sd15", "blip2-caption"),
         ("realigndiff-clip", "tiny-sd", "tiny-clip"),
+        ("realigndiff-clip", "sd15", ""),
         ("realigndiff-blip", "sd15", "blip"),
     ],
 )

@@ -171,6 +171,14 @@ def test_an_image_that_its_prompt_describes_best_teaches_by_the_worst_text():
     assert (pair.winner_text, pair.loser_text) == ("a dog", "t2")
 
 
+def test_an_aligner_that_cannot_tell_still_leaves_two_texts():
+    made = recipe(1, "a dog", 5)
+    others = [f"t{k}" for k in range(1, 8)]
+    spec = SamplerSpec("ddim", n_steps=2)
+    pair = sample_pair(context().model, spec, made, others, lambda x, y: torch.zeros(8), 16)
+    assert pair.winner_text != pair.loser_text
+
+
 # -- votes
 
 

@@ -1,21 +1,24 @@
 """TreeReward as a tuner: phases, cost, resume, what a plan refuses, what it optimises."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from bench.core.budget import Budget, Ledger
+from bench.core.budget import KINDS, Budget, Ledger
 from bench.core.contract import Setup, make_config
 from bench.core.errors import UserError
-from bench.core.types import SamplerSpec
+from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion import adapters
 from bench.diffusion.check import check_tuner
 from bench.diffusion.meters import Meters
 from bench.engine.scoring import Trained
+from rewards.caption import BlipCosine
 from rewards.expression import load_reward
 from tuners.tree.dimensions import DIMENSIONS
+from tuners.tree.generated import CANDIDATES
 from tuners.treereward import (
     FIT_UNIT,
     GENERATED_PAIRS,
@@ -23,6 +26,7 @@ from tuners.treereward import (
     TreeReward,
     TreeRewardConfig,
     feedback_cost,
+    least_tuning_cost,
     n_pairs,
     parse_feedback,
 )
@@ -195,10 +199,10 @@ def vote_file(folder, dimensions, each=2):
     return path
 
 
-def problems(model="tiny-sd", budget=None, **settings):
+def problems(model="tiny-sd", budget=None, n_prompts=100, **settings):
     setup = Setup(
         train_sampler=SamplerSpec("ddim", 20, 4.0), sampler=SamplerSpec("ddim", 20, 4.0), global_batch=8,
-        budget=budget or Budget(denoiser_u=24_000), n_train_prompts=100, reward="tiny-pick", model=model,
+        budget=budget or Budget(denoiser_u=24_000), n_train_prompts=n_prompts, reward="tiny-pick", model=model,
     )  # fmt: skip
     return "; ".join(TreeReward.problems(make_config(TreeReward, settings), setup))
 
@@ -226,9 +230,77 @@ def test_bad_settings_are_refused_at_plan_time(model, settings, message):
     assert message in problems(model, **settings)
 
 
-def test_a_budget_in_steps_must_outlast_the_fit():
-    assert "feedback and fit take 360 steps of a budget of 300" in problems(budget=Budget(steps=300, primary="steps"))
-    assert problems(budget=Budget(steps=400, primary="steps")) == ""
+def test_without_a_setting_the_aligner_is_of_the_base_models_world(tmp_path):
+    foreign = problems("sd15", feedback="generated", aligner="tiny-clip")
+    assert "aligner = tiny-clip knows the tiny world only: blip, or another of bench list rewards" in foreign
+    assert "aligner" not in problems("sd15") + problems(feedback="generated", aligner="tiny-clip")
+    assert treereward(tmp_path).aligner == "tiny-clip"
+    assert problems(feedback="generated", n_prompts=1).startswith("re-captioning needs other images' texts")
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "settings"),
+    [
+        ("steps", 360 + 1, {}),
+        ("images", 8, {}),
+        ("reward_calls", 8, {}),
+        # pool of 64, the cheapest update (17 forwards, one of them trained: 3 more), L_pre
+        ("denoiser_u", 64 * 40 + 8 * 2 * (17 + 3) + 3 * 8, {}),
+        ("denoiser_fwd", 64 * 40 + 8 * 2 * (17 + 1) + 8, {}),
+        ("denoiser_fwd", 64 * 40 + 8 * (17 + 1) + 8, {"guidance": "1"}),
+        ("denoiser_u", 8 * 2 * (17 + 4), {"pretrain_weight": "0", "kl": "1"}),
+    ],
+)
+def test_a_budget_must_hold_feedback_fit_pool_and_one_update(kind, least, settings):
+    def at(limit):
+        return problems(budget=Budget(**{kind: limit}, primary=kind), **settings)
+
+    assert at(least - 1).count("no update is left") == 1
+    assert at(least) == ""
+
+
+def test_the_least_cost_is_that_of_the_pool_and_an_update_at_the_windows_first_step(tmp_path):
+    ctx = context(work_dir=tmp_path)
+    tuner = treereward(tmp_path, ctx, share=0.25)
+    setup = Setup(ctx.sampler, ctx.sampler, ctx.global_batch, ctx.budget, 6, "red", "tiny-sd")
+    said, known = least_tuning_cost(tuner.config, setup), tuner.pool_cost() + tuner.next_cost()
+    assert {k: said.get(k) for k in KINDS} == {k: known.get(k) for k in KINDS}
+
+
+def test_the_vote_file_and_the_backbone_are_part_of_a_run():
+    def files(**settings):
+        return list(TreeReward.files(make_config(TreeReward, settings)))
+
+    assert files() == files(backbone="tiny-clip", feedback="scenes") == files(feedback="dreams") == []
+    assert files(feedback="scenes+votes=a/b.jsonl", backbone="blip/x") == [Path("a/b.jsonl"), Path("blip/x")]
+
+
+def test_competing_captions_are_never_the_prompts_own(tmp_path):
+    """Three prompts, two of one text: every few draws are another epoch's copy of the own."""
+    prompts = [Prompt("0", "a"), Prompt("1", "a"), Prompt("2", "b")]
+    tuner = treereward(tmp_path, context(work_dir=tmp_path, train_prompts=prompts))
+    for i in range(12):
+        others = tuner._others(i, "a")
+        assert others == tuner._others(i, "a") == ["b"] * (CANDIDATES - 1)
+    alone = treereward(tmp_path, context(work_dir=tmp_path, train_prompts=prompts[:2]))
+    with pytest.raises(UserError, match="differ from 'a'"):
+        alone._others(0, "a")
+
+
+def test_generated_content_pairs_have_two_texts(tmp_path):
+    tuner = treereward(tmp_path, feedback="generated", pairs=30)
+    while not tuner.has_pairs():
+        tuner.make_pairs()
+    content = [i for i in range(30) if tuner.pairs.dimension(i) == DIMENSIONS.index("content")]
+    texts = [tuner.pairs.batch([i]).texts for i in content]
+    assert len(texts) == 5 and all(winner != loser for winner, loser in texts)
+
+
+def test_a_resumed_tuner_that_is_fitted_needs_no_pairs(uninterrupted):
+    folder, states, _, _ = uninterrupted
+    tuner = treereward(folder, **RESUMED)
+    tuner.load_state_dict(states[-1])
+    assert len(tuner.pairs) == 0 and all(phase.done() for phase in tuner.phases()[:2])
 
 
 def test_bad_votes_are_refused_at_plan_time_with_their_line(tmp_path):
@@ -283,5 +355,6 @@ def test_judges_that_share_the_backbone_are_related_and_the_runs_reward_is_no_ex
     family = TreeReward.own_reward_family(make_config(TreeReward, {}), "tiny-sd")
     trained = Trained(frozenset(), frozenset({family}))
     assert family == load_reward("tiny-pick").family
+    assert BlipCosine.family == TreeReward.own_reward_family(make_config(TreeReward, {}), "sd15")
     assert trained.role("tiny-pick", load_reward("tiny-pick").family) == "related"
     assert trained.role("tiny-judge", load_reward("tiny-judge").family) == "held-out"

@@ -64,6 +64,8 @@ class Part:
     """Where its weights are, for parts that bring their own."""
     needs_folder: bool = False
     """Whether the user names the folder: ``NAME=FOLDER``."""
+    tiny_only: bool = False
+    """Whether it knows the tiny world and nothing else."""
 
 
 def _module(module: str, attribute: str) -> Callable[[Path, str], Any]:
@@ -75,13 +77,13 @@ def _module(module: str, attribute: str) -> Callable[[Path, str], Any]:
     return make
 
 
-_TINY_SIGHT = Part(_module("tiny", "TinySight"), weights=weights_dir() / "tiny-vqa")
+_TINY_SIGHT = Part(_module("tiny", "TinySight"), weights=weights_dir() / "tiny-vqa", tiny_only=True)
 _RULES = Part(lambda folder, device: Rules())
 _LLM = Part(_module("scale", "LanguageModel"), needs_folder=True)
 
 KINDS: Mapping[str, Mapping[str, Part]] = {
     "tagger": {"tiny": _TINY_SIGHT, "clip": Part(_module("scale", "ClipTagger"), needs_folder=True)},
-    "judge": {"tiny": Part(lambda folder, device: ClosedWorld()), "rules": _RULES, "llm": _LLM},
+    "judge": {"tiny": Part(lambda folder, device: ClosedWorld(), tiny_only=True), "rules": _RULES, "llm": _LLM},
     "captioner": {"rules": _RULES, "llm": _LLM},
     "segmenter": {"tiny": _TINY_SIGHT, "grounded-sam": Part(_module("scale", "GroundedSam"), needs_folder=True)},
 }
@@ -90,25 +92,35 @@ KINDS: Mapping[str, Mapping[str, Part]] = {
 def problems(kind: str, choice: str, *, tiny_world: bool = True) -> list[str]:
     """What is wrong with a part's setting, each as one sentence with what is valid."""
     name, sign, folder = choice.partition("=")
-    known = KINDS[kind]
+    known = KINDS[kind] if tiny_world else {n: part for n, part in KINDS[kind].items() if not part.tiny_only}
     valid = ", ".join(f"{n}=FOLDER" if part.needs_folder else n for n, part in known.items())
+    if name in KINDS[kind] and name not in known:
+        return [f"{kind} = {name} knows the tiny world only: choose among {valid}"]
     if name not in known:
         return [f"{kind} = {choice!r} is none of {valid}"]
     if known[name].needs_folder and not (folder and Path(folder).is_dir()):
         return [f"{kind} = {choice!r} names no folder that is here: {name}=FOLDER, or another of {valid}"]
     if sign and not known[name].needs_folder:
         return [f"{kind} = {choice!r}: {name} takes no folder; valid are {valid}"]
-    if known[name].weights is not None and not tiny_world:
-        return [f"{kind} = {name} sees the tiny world only: choose among {valid}"]
     return []
+
+
+def folder_of(choice: str) -> Path | None:
+    """The folder that a setting names.
+
+    >>> folder_of("llm=models/x"), folder_of("rules")
+    (PosixPath('models/x'), None)
+    """
+    folder = choice.partition("=")[2]
+    return Path(folder) if folder else None
 
 
 @functools.lru_cache(maxsize=32)
 def identity(kind: str, choice: str) -> str:
     """Names a part with its version and the digest of its weights, without loading it."""
-    name, _, folder = choice.partition("=")
+    name = choice.partition("=")[0]
     part = KINDS[kind][name]
-    weights = Path(folder) if folder else part.weights
+    weights = folder_of(choice) or part.weights
     return f"{name}-{part.version}" + (f"-{folder_digest(weights)[:16]}" if weights else "")
 
 
@@ -166,7 +178,7 @@ class Planner:
         return self.choices[a] == self.choices[b]
 
     def _load(self, kind: str) -> Any:
-        name, _, folder = self.choices[kind].partition("=")
-        part = KINDS[kind][name]
+        choice = self.choices[kind]
+        part = KINDS[kind][choice.partition("=")[0]]
         with quiet():
-            return part.make(Path(folder) if folder else part.weights or Path(), self.device)
+            return part.make(folder_of(choice) or part.weights or Path(), self.device)

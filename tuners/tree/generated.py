@@ -124,14 +124,15 @@ def sample_pair(
     """One pair with images (3, side, side); the adapter must be off.
 
     Args:
-        others: texts of other images, ``CANDIDATES - 1`` of them, for re-captioning.
+        others: texts of other images, ``CANDIDATES - 1`` of them and none the prompt's, for re-captioning.
     """
     sampled, early = _sample(model, spec, made.winner_text, made.seed, keep=made.how == "depth")
     if made.how == "recaption":
         texts = [made.prompt, *others]
         agree = aligner(sampled.expand(len(texts), -1, -1, -1), texts)
-        # an image that its prompt describes best teaches by the text that describes it worst
-        best, worst = int(agree.argmax()), 0 if int(agree.argmax()) else int(agree.argmin())
+        # an image that its prompt describes best teaches by the other text that describes it worst
+        best = int(agree.argmax())
+        worst = 0 if best else 1 + int(agree[1:].argmin())
         image = _bytes(sampled, side)
         return Pair(made.dimension, made.how, image, texts[best], image, texts[worst])
     if made.how == "depth":

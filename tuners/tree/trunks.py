@@ -189,7 +189,7 @@ def build_trunk(backbone: str, generator: torch.Generator, frozen: float = -1.0)
     return trunk.eval()
 
 
-TINY_FAMILY, BLIP_FAMILY = "tiny-pairs", "blip"
+TINY_FAMILY, BLIP_FAMILY = "tiny-pairs", "BLIP"
 """Families of judges that share a trunk's backbone or its training data."""
 
 
