@@ -33,12 +33,12 @@ def plan(json: bool, **options: Any) -> int:
     else:
         print_table(
             ("run", "suite", "tuner", "reward", "seed", "state", "expected"),
-            [(r.spec.run_id, r.spec.suite, r.spec.label, r.spec.reward, str(r.spec.seed), r.state, c.text())
-             for r, c in zip(made.runs, costs, strict=True)],
+            [(r.spec.run_id, r.spec.suite, r.spec.label, r.spec.reward, str(r.spec.seed),
+              "cannot start" if r.problems else r.state, c.text()) for r, c in zip(made.runs, costs, strict=True)],
         )  # fmt: skip
-        to_do = sum(r.state != "done" for r in made.runs)
+        to_do = sum(r.state != "done" and not r.problems for r in made.runs)
         print(f"{len(made.runs)} run(s), {to_do} to do")
         for problem in made.left_out or made.problems:
-            print(f"{'left out' if made.left_out else 'missing'}: {problem}")
+            print(f"{'left out' if made.left_out else 'cannot start'}: {problem}")
     can_start = not made.problems or (made.skip_invalid and any(not r.problems for r in made.runs))
     return 0 if can_start else 1

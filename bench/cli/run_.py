@@ -121,6 +121,8 @@ def _print_record(run: PlannedRun, record: Record) -> None:
 
     print(f"\n{run.spec.label} on {run.spec.suite}, reward {run.spec.reward}, seed {run.spec.seed}: "
           f"{record.status} ({record.reason})")  # fmt: skip
+    if record.unranked_reason:
+        print(f"  not ranked: {record.unranked_reason}")
     if record.error:
         print(f"  {record.error.type}: {record.error.message}")
     table = [row.cells() for row in _rows(record)]

@@ -26,8 +26,11 @@ def status(runs: Path, json: bool) -> int:
         print(f"no runs under {runs}")
         return 0
     print_table(
-        ("run", "suite", "tuner", "seed", "state", "spent", "reason"),
-        [(r["run_id"], r["suite"], r["tuner"], str(r["seed"]), r["state"], _spent(r), r["reason"] or "") for r in rows],
+        ("run", "suite", "tuner", "reward", "seed", "state", "spent", "reason"),
+        [
+            (r["run_id"], r["suite"], r["tuner"], r["reward"], str(r["seed"]), r["state"], _spent(r), r["reason"] or "")
+            for r in rows
+        ],
     )
     return 0
 

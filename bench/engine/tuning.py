@@ -214,7 +214,8 @@ class LeadTuning(Tuning):
         self.attempt.event(
             "unit", unit=state.total, phase=phase.name, spent=_nonzero(self.ledger.spent), scalars=_finite(scalars)
         )
-        self._stage.advance_to(self._spent(), _brief(scalars))
+        # long phases that cost nothing of the primary kind, such as fitting a reward, are seen by their name
+        self._stage.advance_to(self._spent(), ", ".join(part for part in (phase.name, _brief(scalars)) if part))
 
     def _keep(self, tuner: Tuner, state: LoopState, *, force: bool = False) -> None:
         """Ledger and checkpoint, each when it is due. Off the clock: the loop charges time inside units only."""

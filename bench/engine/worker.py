@@ -300,7 +300,9 @@ class Worker:
         entries: list[MetricEntry],
     ) -> Record:  # fmt: skip
         s = self.suite.spec
-        limited = f"only the first {s.limit} prompts were used (--limit)" if s.limit else None
+        limited = (
+            f"only the first {s.limit} prompts were used (--limit)" if s.limit else self._untrained(status, folders)
+        )
         n_threads = self.request["n_threads"]
         return Record(
             run_id=self.spec.run_id, status=status, reason=reason, spec=plain(self.spec),
@@ -312,6 +314,13 @@ class Worker:
             attempts=read_attempts(self.folder), snapshots=[self._snapshot(n, f) for n, f in folders], metrics=entries,
             curve=read_curve(self.folder), artifacts=self._artifacts(folders), error=error,
         )  # fmt: skip
+
+    def _untrained(self, status: Status, folders: list[tuple[str, ImageFolder]]) -> str | None:
+        """Why a run whose adapter was never trained is no result: its images are the base model's."""
+        facts = [atomic.read_json(self.folder.snapshots / name / "snapshot.json") for name, _ in folders[1:]]
+        if status != "done" or not any(f["adapter"] for f in facts) or self._ledger().spent["steps"]:
+            return None
+        return "no optimiser step was taken: the budget does not hold the first one"
 
     def _ledger(self) -> LedgerEntry:
         empty = Ledger(self.spec.budget).to_json()

@@ -108,7 +108,8 @@ def _mean(
     pairs = w_x.sum(axis=1) * w_y.sum(axis=1)
     if own_x is not None and own_y is not None:
         pairs = pairs - (_by_label(w_x, own_x) * _by_label(w_y, own_y)).sum(axis=1)
-    return np.divide(total, pairs, out=np.full(len(total), np.nan), where=pairs > 0)
+    mean: Array = np.divide(total, pairs, out=np.full(len(total), np.nan), where=pairs > 0)
+    return mean
 
 
 def _by_label(weights: Array, own: NDArray[np.intp]) -> Array:

@@ -48,7 +48,8 @@ def test_golden_ids_hold_still() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"reward": "symmetry"}, {"reward_revision": "w"}, {"files": {"votes.jsonl": "v"}}, {"prompt_hash": "q"}, {"limit": 3},
+    [{"seed": 1}, {"reward": "symmetry"}, {"reward_revision": "w"}, {"files": {"votes.jsonl": "v"}},
+     {"prompt_hash": "q"}, {"limit": 3},
      {"model_revision": "s"}, {"model_defaults": {"lr": 0.002}},
      {"settings": {"K": 4}}, {"tuner_version": 2}, {"global_batch": 16}, {"budget": Budget(denoiser_u=1001)},
      {"sampler": SamplerSpec(guidance=5.0)}, {"eval_seeds": (0,)}, {"fractions": (0.0, 0.5, 1.0)}],

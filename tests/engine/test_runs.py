@@ -299,3 +299,11 @@ def test_adapter_scales_are_scored_beside_the_tuners_own(finished: Finished, new
     assert world.record()["scales"] == record["scales"]
     refused = world.bench("score", world.folder().name, "--adapter-scale", "0", "--runs", str(world.runs))
     assert (refused.returncode, "0.5,0.75" in refused.stderr) == (2, True)
+
+
+def test_a_budget_that_holds_no_update_gives_no_ranked_run(world: World) -> None:
+    done = world.run("--budget", "denoiser_u=2")
+    assert done.returncode == 0, done.stderr
+    assert "not ranked: no optimiser step was taken" in done.stdout
+    record = world.record()
+    assert (record["ranked"], record["ledger"]["spent"]["steps"]) == (False, 0)
