@@ -1,10 +1,10 @@
 """The papers' own claims at the scale of the tiny world, in one table: ``python -m benchmarks.claims``
 
 Each claim compares tuned models over tuning seeds, paired by prompt and noise; intervals resample seeds and prompts at
-once. A claim *holds* where every interval it needs lies on the claimed side of zero, *does not hold* where one lies on
-the other side, and is *undecided* otherwise: a claim that fails here is a finding about the tiny world, not a proof
-that the paper is wrong. The runs are ordinary runs (each is printed as the command that repeats it), so a stopped
-benchmark continues where it was.
+once. A claim *holds* where every interval it needs lies on the claimed side of zero, *does not hold* where all lie on
+the other side, *holds in part* where one does, and is *undecided* otherwise: a claim that fails here is a finding about
+the tiny world, not a proof that the paper is wrong. The runs are ordinary runs (each is printed as the command that
+repeats it), so a stopped benchmark continues where it was.
 """
 
 from __future__ import annotations
@@ -210,13 +210,16 @@ def _learning(arms: Mapping[str, Arm], tuned: Scores, base: Base) -> list[Line]:
     lines = []
     for name, arm in arms.items():
         metric = f"reward/{_LEARNERS[name]}"
-        lines.append(_above(f"{name}: {metric} above the base", tuned(arm, metric), base(arm, metric)))
+        lines.append(_above(f"{metric} above the base's", tuned(arm, metric), base(arm, metric)))
     return lines
 
 
 CLAIMS = [
-    Claim("learning", "every tuner raises the reward that it is given", "each paper's main table",
-          {name: Arm(name) for name in _LEARNERS}, _learning),
+    *(
+        Claim(f"learning-{name}", f"{name} raises the reward that it is given", "the paper's main table",
+              {name: Arm(name)}, _learning)
+        for name in _LEARNERS
+    ),
     Claim("symmetry", "DRTune lowers the symmetry cost further than ReFL, DRaFT and AlignProp",
           "DRTune Table 1: .0551 against .7512 (ReFL-10), .7250 (DRaFT-10), .7840 (AlignProp)",
           {name: Arm(name, "symmetry", _LOW_LEVEL) for name in ("drtune", *_RIVALS)}, _symmetry),
@@ -308,24 +311,31 @@ def scores(folder: RunFolder, metric: str, snapshot: str) -> NDArray[np.float64]
 
 
 def judge(claim: Claim, planned: Mapping[Arm, list[PlannedRun]]) -> tuple[str, list[Line], str]:
-    """(verdict, lines, trouble)."""
-    for arm in claim.arms.values():
-        for run in planned[arm]:
-            if not run.folder.record_path.exists() or run.folder.read_record().status != "done":
-                status = run.folder.read_record().status if run.folder.record_path.exists() else "not run"
-                return "not measured", [], f"{run.spec.label} seed {run.spec.seed}: {status}"
+    """(verdict, lines, remark): from the tuning seeds that every arm has finished."""
+    rows: list[tuple[PlannedRun, ...]] = list(zip(*(planned[arm] for arm in claim.arms.values()), strict=True))
+    ended = [row for row in rows if all(_status(run) == "done" for run in row)]
+    missing = [run for row in rows if row not in ended for run in row if _status(run) != "done"]
+    remark = ", ".join(f"{run.spec.label} seed {run.spec.seed} {_status(run)}" for run in missing[:1])
+    if not ended:
+        return "not measured", [], remark
+    used = {arm: [row[k] for row in ended] for k, arm in enumerate(claim.arms.values())}
 
     def tuned(arm: Arm, metric: str) -> Table:
-        return np.stack([scores(run.folder, metric, "f100") for run in planned[arm]])
+        return np.stack([scores(run.folder, metric, "f100") for run in used[arm]])
 
     def base(arm: Arm, metric: str) -> Table:
-        return np.stack([scores(run.folder, metric, "f000") for run in planned[arm]])
+        return np.stack([scores(run.folder, metric, "f000") for run in used[arm]])
 
     lines = claim.compare(claim.arms, tuned, base)
     verdicts = [line.verdict for line in lines]
+    verdict = "undecided" if "undecided" in verdicts else "holds"
     if "does not hold" in verdicts:
-        return "does not hold", lines, ""
-    return ("undecided" if "undecided" in verdicts else "holds"), lines, ""
+        verdict = "does not hold" if set(verdicts) == {"does not hold"} else "holds in part"
+    return verdict, lines, f"{len(ended)} of {len(rows)} seeds, {remark}" if remark else ""
+
+
+def _status(run: PlannedRun) -> str:
+    return run.folder.read_record().status if run.folder.record_path.exists() else "not run"
 
 
 def report(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]], norms: dict[str, dict[int, list[float]]],
@@ -376,6 +386,11 @@ def _norm_rows(norms: dict[str, dict[int, list[float]]]) -> tuple[str, list[str]
     return line.verdict, rows
 
 
+def _named(key: str, name: str) -> bool:
+    """Whether ``--only name`` means this claim: by its key, or by the first words of it."""
+    return key == name or key.startswith(f"{name}-")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("claims-runs"))
@@ -386,9 +401,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/CLAIMS.md"))
     args = parser.parse_args()
     wanted = {name for name in args.only.split(",") if name}
-    if unknown := wanted - {c.key for c in CLAIMS} - {"gradient-norm"}:
+    if unknown := {n for n in wanted - {"gradient-norm"} if not any(_named(c.key, n) for c in CLAIMS)}:
         parser.error(f"unknown claim {sorted(unknown)[0]!r}; valid: {', '.join(c.key for c in CLAIMS)}, gradient-norm")
-    claims = [c for c in CLAIMS if not wanted or c.key in wanted]
+    claims = [c for c in CLAIMS if not wanted or any(_named(c.key, name) for name in wanted)]
     planned = {arm: plan_arm(arm, args.runs, args.seeds) for claim in claims for arm in claim.arms.values()}
     if not args.report:
         command = shlex.join(["python", "-m", "benchmarks.claims", *sys.argv[1:]])
