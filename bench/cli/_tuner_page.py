@@ -117,7 +117,7 @@ def _number(value: Any) -> str:
     """Without what only Python writes: 2500 for 2500.0, true for True."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or '""'
 
 
 def _wrap(words: str, start: str = "") -> list[str]:
