@@ -16,7 +16,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +51,11 @@ class Arm:
     settings: tuple[str, ...] = ()
     budget: tuple[str, ...] = ()
     suite: str = "coco"
+    fractions: str = "0,1"
 
     def options(self, runs: Path, seed: int) -> Options:
         return Options(suite=self.suite, tuner=self.tuner, reward=self.reward or None, settings=self.settings,
-                       budget=self.budget, seeds=f"{seed},", fractions="0,1", runs=runs)  # fmt: skip
+                       budget=self.budget, seeds=f"{seed},", fractions=self.fractions, runs=runs)  # fmt: skip
 
     def command(self, seeds: int) -> str:
         words = ["bench", "run", "--suite", self.suite, "--tuner", self.tuner]
@@ -62,7 +63,7 @@ class Arm:
         for flag, values in (("--set", self.settings), ("--budget", self.budget)):
             for value in values:
                 words += [flag, value]
-        return shlex.join([*words, "--seeds", str(seeds), "--fractions", "0,1"])
+        return shlex.join([*words, "--seeds", str(seeds), "--fractions", self.fractions])
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,41 @@ CLAIMS = [
 ]  # fmt: skip
 
 
+# -- the reward along the budget, of tuners that do not raise it for certain
+
+_CURVE_FRACTIONS = "0,0.1,0.25,0.5,0.75,1"
+
+
+def curve_arm(claim: Claim) -> Arm:
+    """The claim's tuner, scored along the budget."""
+    (arm,) = claim.arms.values()
+    return replace(arm, fractions=_CURVE_FRACTIONS)
+
+
+def curve_rows(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]]) -> list[str]:
+    """A table: mean reward at each share of the budget less the base's, with its interval over prompts; seed 0."""
+    shares = [float(x) for x in _CURVE_FRACTIONS.split(",")]
+    rows = ["", "## The reward along the budget, where it does not rise for certain", "",
+            "Difference to the base, with its interval over prompts; tuning seed 0.", "",
+            "| tuner, reward | " + " | ".join(f"{x:.0%}" for x in shares[1:]) + " |",
+            "|---|" + "---|" * (len(shares) - 1)]  # fmt: skip
+    commands = []
+    for claim in claims:
+        (name,) = claim.arms
+        run, metric = planned[curve_arm(claim)][0], f"reward/{_LEARNERS[name]}"
+        if _status(run) != "done":
+            rows.append(f"| {name} | not measured: {_status(run)} |")
+            continue
+        base = scores(run.folder, metric, "f000")
+        cells = []
+        for share in shares[1:]:
+            at = crossed_mean_ci((scores(run.folder, metric, f"f{round(100 * share):03d}") - base)[None])
+            cells.append(f"{at.value:+.3f} [{at.ci_low:.3f}, {at.ci_high:.3f}]")
+        rows.append(f"| {name}, {_LEARNERS[name]} | " + " | ".join(cells) + " |")
+        commands.append(f"    {curve_arm(claim).command(1)}")
+    return [*rows, "", *commands]
+
+
 # -- the gradient's norm, without runs
 
 
@@ -339,8 +375,8 @@ def _status(run: PlannedRun) -> str:
 
 
 def report(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]], norms: dict[str, dict[int, list[float]]],
-           seeds: int) -> str:  # fmt: skip
-    """The Markdown page."""
+           seeds: int, unsure: Sequence[Claim] = ()) -> str:  # fmt: skip
+    """The Markdown page; ``unsure`` are the learning claims that get a curve."""
     out = [
         "# The papers' claims, at the scale of the tiny world", "",
         f"Written by `python -m benchmarks.claims --seeds {seeds}` ({seeds} tuning seeds, 64 prompts, 2 noise seeds;",
@@ -363,6 +399,8 @@ def report(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]], nor
             f"| {line.verdict} |" for line in lines
         ]  # fmt: skip
         sections += ["", *(f"    {arm.command(seeds)}" for arm in claim.arms.values())]
+    if unsure:
+        sections += curve_rows(unsure, planned)
     if norms:
         verdict, rows = _norm_rows(norms)
         out.append("| the gradient's norm grows rapidly with K through the U-Net's input, not under stop-gradient | "
@@ -408,9 +446,13 @@ def main() -> None:
     if not args.report:
         command = shlex.join(["python", "-m", "benchmarks.claims", *sys.argv[1:]])
         run_all([run for runs in planned.values() for run in runs], command, args.jobs)
+    unsure = [c for c in claims if c.key.startswith("learning-") and judge(c, planned)[0] != "holds"]
+    planned |= {arm: plan_arm(arm, args.runs, 1) for arm in map(curve_arm, unsure)}
+    if not args.report:
+        run_all([planned[curve_arm(c)][0] for c in unsure], command, args.jobs)
     torch.set_num_threads(1)
     norms = gradient_norms(8) if not wanted or "gradient-norm" in wanted else {}
-    page = report(claims, planned, norms, args.seeds)
+    page = report(claims, planned, norms, args.seeds, unsure)
     args.out.write_text(page)
     print(page)
 
