@@ -1,13 +1,12 @@
 """A private real Slurm: two virtual nodes with fake GPUs, loopback only, no root, in a short temporary folder.
 
-Slurm finds everything through ``SLURM_CONF``; nothing of the system's own Slurm is touched. Measured facts behind the
-settings: munge's socket path holds 108 bytes; ``cred_expire`` is what a requeued job waits; a node name need not resolve.
+Slurm finds everything through ``SLURM_CONF``; nothing of the system's own Slurm is touched. The folder is
+short because a socket's path holds 108 bytes. Every daemon runs in the foreground and dies with this process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import getpass
 import os
 import random
@@ -25,8 +24,7 @@ from tests.launch import slurm_programs
 from tests.launch.slurm_conf import Settings, gres_conf, slurm_conf, slurmdbd_conf
 
 READY_S = 30.0
-PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
+SYSTEM_TABLES = Path("/usr/share/mysql/mysql_system_tables.sql")
 
 
 class ClusterFailed(Exception):
@@ -175,16 +173,17 @@ class Cluster:
         if os.access("/dev/shm", os.W_OK):
             # laying out the system tables takes 0.4 s there and 4 s on disk
             data.symlink_to(tempfile.mkdtemp(prefix="tbslurm-db-", dir="/dev/shm"))
-        common = ["--no-defaults", f"--user={self.settings.user}", f"--datadir={data}"]
-        log = (self.base / "log/install-db.out").open("w")
-        subprocess.run(
-            [self.programs.which("mariadb-install-db"), *common, "--auth-root-authentication-method=normal",
-             "--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=4M"],
-            stdout=log, stderr=subprocess.STDOUT, check=True,
-        )  # fmt: skip
+        data.mkdir(exist_ok=True)
+        common = ["--no-defaults", f"--user={self.settings.user}", f"--datadir={data}", "--skip-log-bin",
+                  "--innodb-log-file-size=4M"]  # fmt: skip
+        # what mariadb-install-db does, without the client programs that it wants
+        tables = "create database mysql;\nuse mysql;\n" + SYSTEM_TABLES.read_text("utf-8")
+        with (self.base / "log/install-db.out").open("w") as log:
+            subprocess.run([self.programs.which("mariadbd"), *common, "--bootstrap"], input=tables, text=True,
+                           stdout=log, stderr=subprocess.STDOUT, check=True)  # fmt: skip
         self._start("mariadbd", [
-            "mariadbd", *common, f"--socket={self.base}/db.sock", "--skip-networking", "--skip-log-bin",
-            f"--pid-file={self.base}/run/mariadbd.pid", "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=4M",
+            "mariadbd", *common, f"--socket={self.base}/db.sock", "--skip-networking", "--skip-grant-tables",
+            f"--pid-file={self.base}/run/mariadbd.pid", "--innodb-buffer-pool-size=64M",
             "--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900", "--performance-schema=OFF",
         ])  # fmt: skip
         self._until("mariadbd", (self.base / "db.sock").exists, 20.0)
@@ -202,11 +201,12 @@ class Cluster:
         """In the daemon's foreground mode and a session of its own; it dies with this process."""
         with (self.base / "log" / f"{name}.out").open("a") as out:
             child = subprocess.Popen(
-                [self.programs.which(command[0]), *command[1:]], stdin=subprocess.DEVNULL, stdout=out,
-                stderr=subprocess.STDOUT, start_new_session=True, env={**self.env, **env}, preexec_fn=_die_with_parent,
+                ["setpriv", "--pdeathsig=KILL", self.programs.which(command[0]), *command[1:]],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**self.env, **env},
             )  # fmt: skip
         self.daemons.append(Daemon(name, child.pid, _stat(child.pid)[1]))
-        # reaped by us as soon as it ends: Popen's own bookkeeping would warn about a child that still runs
+        # _end waits for it; Popen would warn about a child that still runs
         child.returncode = 0
 
     def _until(self, name: str, ready: Callable[[], object], timeout_s: float) -> None:
@@ -265,7 +265,11 @@ class Cluster:
                 step = (entry / "cmdline").read_bytes().startswith(b"slurmstepd")
             except OSError:
                 continue
-            if conf in env and (step or (not steps_only and name in env)) and _stat(int(entry.name))[0] not in ("", "Z"):
+            if (
+                conf in env
+                and (step or (not steps_only and name in env))
+                and _stat(int(entry.name))[0] not in ("", "Z")
+            ):
                 found.append(int(entry.name))
         return found
 
@@ -291,10 +295,6 @@ def _stat(pid: int) -> tuple[str, str]:
     except OSError:
         return "", ""
     return fields[0], fields[19]
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_ports(n: int) -> int:

@@ -62,7 +62,8 @@ def slurm_conf(s: Settings, more: list[str]) -> str:
         # the name must be this machine's, the address need not resolve
         f"SlurmctldHost={socket.gethostname()}(127.0.0.1)", f"SlurmctldPort={port}",
         f"SlurmUser={s.user}", f"SlurmdUser={s.user}",
-        "AuthType=auth/munge", "CredType=cred/munge", f"AuthInfo=socket={base}/munge/sock,cred_expire={s.cred_expire_s}",
+        "AuthType=auth/munge", "CredType=cred/munge",
+        f"AuthInfo=socket={base}/munge/sock,cred_expire={s.cred_expire_s}",
         f"StateSaveLocation={base}/state", f"SlurmdSpoolDir={base}/spool/%n",
         f"SlurmctldPidFile={base}/run/slurmctld.pid", f"SlurmdPidFile={base}/run/slurmd-%n.pid",
         f"SlurmctldLogFile={base}/log/slurmctld.log", f"SlurmdLogFile={base}/log/slurmd-%n.log",

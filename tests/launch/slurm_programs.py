@@ -13,7 +13,7 @@ from pathlib import Path
 
 SYSTEM_PATH = os.pathsep.join(("/usr/sbin", "/sbin"))
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
-ACCOUNTING_PROGRAMS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd")
 INSTALL = (
     "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core "
     "(with a policy-rc.d that keeps daemons from starting; .ci/run does it)"
