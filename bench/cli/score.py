@@ -25,8 +25,8 @@ def score(run: str, regenerate: bool, adapter_scale: str | None, runs: Path, jso
     With --adapter-scale nothing is scored again: the scales are added to the record, and boards keep the tuner's own.
     """
     from bench.cli._output import print_json
+    from bench.engine.rescoring import parse_scales, rescore
     from bench.engine.summary import rows
-    from bench.engine.worker import parse_scales, rescore
     from bench.store.runs import find_run
     from leaderboard.site import build
 
