@@ -82,6 +82,24 @@ class CategoryTable:
     """Category, prompts in it, change by metric."""
 
 
+def traces(run: Run) -> list[Any]:
+    """What changes when a file beside the record does: name, size and time of change, nothing where it is not there.
+
+    Of images the folder's index counts and the folder itself; their bytes are held against the index when shown.
+    """
+    snapshots = [s for s in (run.base, run.final) if s is not None]
+    names = {"prompts.jsonl", *(s.images for s in snapshots), *(f"{s.images}/index.jsonl" for s in snapshots)}
+    names |= {m.scores for s in snapshots for m in run.entries(s).values() if m.scores is not None}
+    found: list[Any] = []
+    for name in sorted(names):
+        try:
+            facts = run.inside(name).stat()
+        except (UserError, OSError, ValueError):
+            continue
+        found.append([name, facts.st_size, facts.st_mtime_ns])
+    return found
+
+
 class Evidence:
     """The files of one run; ``problems`` collects what could not be read, for the page to tell."""
 

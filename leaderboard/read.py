@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.core.budget import Budget
 from bench.core.errors import UserError
-from bench.core.identity import canonical_json
+from bench.core.identity import canonical_json, file_sha256
 from bench.core.record import MetricEntry, Record, SnapshotEntry
 from bench.store.runs import RunFolder
 
@@ -35,9 +35,11 @@ class Run:
     changed: dict[str, Any] = field(compare=False)
     """Settings that are not the tuner's defaults."""
     budget: Budget
+    digest: str = ""
+    """SHA-256 of ``record.json``: two runs of one digest are the same."""
 
     @classmethod
-    def of(cls, root: Path, folder: Path, record: Record) -> Run:
+    def of(cls, root: Path, folder: Path, record: Record, digest: str) -> Run:
         """Raises UserError when the record's spec lacks what a board needs."""
         spec = record.spec
         missing = [key for key in ("suite", "edition", "model", "tuner", "reward", "seed", "budget") if key not in spec]
@@ -49,6 +51,7 @@ class Run:
             root=root, folder=folder, record=record, suite=str(spec["suite"]), edition=str(spec["edition"]),
             model=str(spec["model"]), tuner=str(spec.get("label") or spec["tuner"]), reward=str(spec["reward"]),
             seed=int(spec["seed"]), changed=dict(spec.get("settings") or {}), budget=Budget.from_json(spec["budget"]),
+            digest=digest,
         )  # fmt: skip
 
     @property
@@ -99,7 +102,7 @@ def read_runs(runs_dir: Path) -> tuple[list[Run], list[Unreadable]]:
     for path in sorted(runs_dir.glob("*/*/*/record.json")):
         where = path.relative_to(runs_dir).as_posix()
         try:
-            run = Run.of(runs_dir, path.parent, RunFolder(path.parent).read_record())
+            run = Run.of(runs_dir, path.parent, RunFolder(path.parent).read_record(), file_sha256(path))
             text = canonical_json(run.record.model_dump())
         except (UserError, OSError, ValueError, TypeError, AttributeError) as err:
             # Hand-made JSON can be of any shape: whatever it trips over is that file's fault, not the site's.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -9,13 +11,20 @@ from markupsafe import Markup
 from bench.core.budget import KIND_HELP, KINDS
 from bench.core.record import Interval, MetricEntry
 from leaderboard import charts, wording
-from leaderboard.evidence import CategoryTable, Change, Evidence, Gallery, Picture
+from leaderboard.evidence import CategoryTable, Change, Evidence, Gallery, traces
+from leaderboard.page import Made, Page, Site, inputs_of, root_of, run_path
 from leaderboard.pages import Figure, render
 from leaderboard.read import Run
 from leaderboard.stats import apart
 
 
-def run_page(run: Run) -> tuple[str, dict[str, Picture]]:
+def pages(site: Site) -> Iterator[Page]:
+    for run in site.runs:
+        where = run.folder.relative_to(site.runs_dir).as_posix()
+        yield Page(run_path(run.run_id), inputs_of(where, run.digest, traces(run)), partial(run_page, run))
+
+
+def run_page(run: Run) -> Made:
     """One run's page, and the pictures it shows by file name."""
     evidence = Evidence(run)
     gallery = evidence.gallery()
@@ -24,7 +33,7 @@ def run_page(run: Run) -> tuple[str, dict[str, Picture]]:
         picture.name: picture for _, pairs in gallery.groups for pair in pairs for picture in (pair.base, pair.tuned)
     }
     page = render(
-        "run.jinja", root="../", run=run, record=run.record, sample=run.edition == "sample",
+        "run.jinja", root=root_of(run_path(run.run_id)), run=run, record=run.record, sample=run.edition == "sample",
         status_help=wording.STATUS_HELP, budget=wording.budget_text(run.budget), metrics=_metric_rows(run),
         budget_charts=_budget_charts(run), curves=_curves(run), ledger=_ledger_rows(run),
         settings=_settings(run), gallery=gallery, gallery_changes=_gallery_changes(gallery),

@@ -4,21 +4,23 @@
 <out>/runs/<id>.html    a page a run
 <out>/images/           the galleries' PNGs, named by digest
 <out>/data/             board.csv (every figure, one a row), records.json
+
+What pages there are is in ``leaderboard.kinds``. A page whose inputs are those of the previous build is taken over.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.store import atomic
 from bench.store.lock import exclusive
-from leaderboard.pages import index_page
+from leaderboard.kinds import KINDS
+from leaderboard.page import Site
 from leaderboard.read import read_runs
-from leaderboard.run_page import run_page
-from leaderboard.table import boards, long_table, unranked
+from leaderboard.table import boards
+from leaderboard.writing import Writer
 
 _MARKER = "made-by-tunebench.txt"
 _LOCK_WAIT_S = 120.0
@@ -47,32 +49,10 @@ def build(runs_dir: Path, out_dir: Path | None = None) -> Path:
         for marker in sorted(out.parent.glob(f"{atomic.TEMPORARY}*/{_MARKER}")):
             shutil.rmtree(marker.parent, ignore_errors=True)  # a build that was killed
         with atomic.new_folder(out) as making:
-            _put(making / _MARKER, "TuneBench makes this folder from records and replaces it as a whole.\n")
-            _write(runs_dir, making)
+            (making / _MARKER).write_text("TuneBench makes this folder from records and replaces it as a whole.\n")
+            runs, unreadable = read_runs(runs_dir)
+            site = Site(runs_dir, tuple(runs), tuple(boards(runs)), tuple(unreadable))
+            writer = Writer(making, out, runs_dir / ".cache" / "leaderboard")
+            writer.write(page for kind in KINDS for page in kind.pages(site))
+        writer.remember()
     return out / "index.html"
-
-
-def _write(runs_dir: Path, site: Path) -> None:
-    runs, unreadable = read_runs(runs_dir)
-    for folder in ("runs", "images", "data"):
-        (site / folder).mkdir()
-    for run in runs:
-        page, pictures = run_page(run)
-        _put(site / "runs" / f"{run.run_id}.html", page)
-        for name, picture in pictures.items():
-            (site / "images" / name).write_bytes(picture.data)
-    long_table(runs).to_csv(site / "data" / "board.csv", index=False, lineterminator="\n", float_format="%.10g")
-    records = {
-        "schema": "tunebench/records",
-        "schema_version": 1,
-        "records": [run.record.model_dump(mode="json", by_alias=True) for run in runs],
-        "unreadable": [{"path": u.path, "reason": u.reason} for u in unreadable],
-    }
-    text = json.dumps(records, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    _put(site / "data" / "records.json", text + "\n")
-    _put(site / "index.html", index_page(boards(runs), unranked(runs), unreadable, len(runs)))
-
-
-def _put(path: Path, text: str) -> None:
-    """UTF-8; half a surrogate pair, which JSON can smuggle into a prompt, becomes a question mark."""
-    path.write_bytes(text.encode("utf-8", "replace"))

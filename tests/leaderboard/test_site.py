@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.core.errors import UserError
-from leaderboard import site as site_module
+from leaderboard import writing
 from leaderboard.site import build
 from tests.leaderboard.factories import PROMPTS, Fake
 
@@ -150,7 +150,8 @@ def test_an_interrupted_build_leaves_the_old_site(tmp_path: Path, monkeypatch: p
     def stop(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(site_module, "index_page", stop)
+    Fake(tuner="refl", fractions=(0.0,)).write(tmp_path)
+    monkeypatch.setattr(writing, "put", stop)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path)
     assert _bytes(index.parent) == before
@@ -178,3 +179,38 @@ def test_a_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
 
 def test_no_runs_make_a_page_that_says_how_to_start(tmp_path: Path) -> None:
     assert "python -m bench run" in build(tmp_path / "runs").read_text("utf-8")
+
+
+def test_a_second_build_makes_only_what_changed_and_the_same_bytes(tmp_path: Path) -> None:
+    kept, scored = Fake(fractions=(0.0, 1.0)), Fake(tuner="refl", fractions=(0.0, 1.0))
+    folders = [fake.write(tmp_path) for fake in (kept, scored)]
+    index = build(tmp_path)
+    times = {p: p.stat().st_mtime_ns for p in index.parent.rglob("*.*")}
+    (folders[1] / "prompts.jsonl").unlink()  # beside the record, and on its page
+    Fake(tuner="draft", fractions=(0.0, 1.0)).write(tmp_path)
+    build(tmp_path)
+    again = {p: p.stat().st_mtime_ns for p in index.parent.rglob("*.*")}
+    runs = index.parent / "runs"
+    assert again[runs / f"{kept.run_id}.html"] == times[runs / f"{kept.run_id}.html"]
+    assert again[runs / f"{scored.run_id}.html"] > times[runs / f"{scored.run_id}.html"]
+    assert again[index] > times[index]
+    assert _bytes(index.parent) == _bytes(build(tmp_path, tmp_path / "full").parent)
+
+
+def test_a_page_that_somebody_edited_is_made_again(tmp_path: Path) -> None:
+    Fake(fractions=(0.0, 1.0)).write(tmp_path)
+    index = build(tmp_path)
+    before = _bytes(index.parent)
+    index.write_text("mine", "utf-8")
+    next((index.parent / "images").iterdir()).unlink()
+    build(tmp_path)
+    assert _bytes(index.parent) == before
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"pages": {}}'])
+def test_a_damaged_memory_of_the_previous_build_costs_a_full_one(tmp_path: Path, damage: str) -> None:
+    Fake(fractions=(0.0, 1.0)).write(tmp_path)
+    before = _bytes(build(tmp_path).parent)
+    for memory in (tmp_path / ".cache" / "leaderboard").glob("site-*.json"):
+        memory.write_text(damage, "utf-8")
+    assert _bytes(build(tmp_path).parent) == before

@@ -1,0 +1,18 @@
+"""The kinds of pages, in the order in which they are made: modules with ``pages(site) -> Iterator[Page]``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from leaderboard import exports, index_page, run_page
+from leaderboard.page import Page, Site
+
+
+class Kind(Protocol):
+    """A module that makes one kind of page."""
+
+    def pages(self, site: Site) -> Iterator[Page]: ...
+
+
+KINDS: tuple[Kind, ...] = (index_page, exports, run_page)

@@ -1,0 +1,123 @@
+"""What the site is made of: pages, each with a digest of all it is made from, and the view that page makers get.
+
+A kind of page is a module with ``def pages(site: Site) -> Iterator[Page]``; ``leaderboard.kinds`` lists them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import metadata, resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from bench.core.identity import digest
+from leaderboard.evidence import Picture
+from leaderboard.read import Run, Unreadable
+from leaderboard.table import Board
+
+_CODE = ("leaderboard", "bench.core")
+_LIBRARIES = ("jinja2", "pandas", "numpy", "vl-convert-python")
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
+
+Made = tuple[str, Mapping[str, Picture]]
+"""A page's text, and the pictures it shows by file name under ``images/``."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One file of the site. Two pages with equal ``path`` and ``inputs`` have equal bytes."""
+
+    path: str
+    """Relative to the site, such as ``runs/0a1b2c.html``."""
+    inputs: str
+    """Digest of everything that the text depends on (``inputs_of``): a page whose digest did not change since the
+    previous build is not made again."""
+    render: Callable[[], Made]
+    """Makes the text. ``functools.partial`` of a module-level function whose arguments can be pickled: with many pages
+    to make, other processes do it."""
+    here: bool = False
+    """Make it in this process: its arguments are much of the site, so that sending them costs more than the page."""
+
+    @property
+    def root(self) -> str:
+        """From this page to the site's folder: ``../`` for every folder in between."""
+        return root_of(self.path)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What page makers may look at; nobody changes it."""
+
+    runs_dir: Path
+    runs: tuple[Run, ...]
+    """By run id."""
+    boards: tuple[Board, ...]
+    unreadable: tuple[Unreadable, ...]
+
+    @cached_property
+    def run_by_id(self) -> dict[str, Run]:
+        return {run.run_id: run for run in self.runs}
+
+    @cached_property
+    def board_by_run(self) -> dict[str, Board]:
+        """The board that shows a run, by run id; runs that are not ranked have none."""
+        return {run.run_id: board for board in self.boards for row in (*board.rows, *board.ended) for run in row.runs}
+
+
+def run_path(run_id: str) -> str:
+    """Where a run's page is."""
+    return f"runs/{run_id}.html"
+
+
+def board_path(board: Board) -> str:
+    """Where a board is shown; with its anchor."""
+    return f"index.html#board-{board.key}"
+
+
+def root_of(path: str) -> str:
+    """``../`` for every folder between ``path`` and the site's folder."""
+    return "../" * path.count("/")
+
+
+def slug(text: str) -> str:
+    """A file name for ``text``: itself where that is harmless, else what is harmless of it and a digest.
+
+    >>> slug("drtune"), slug("../my tuner")
+    ('drtune', 'my-tuner-3d60f0b5')
+    """
+    if _SAFE.fullmatch(text) and ".." not in text:
+        return text
+    kept = "-".join(re.findall(r"[A-Za-z0-9_]+", text))[:40]
+    return f"{kept or 'x'}-{digest(text, 8)}"
+
+
+def inputs_of(*values: Any) -> str:
+    """Digest of ``values`` (plain data) together with the program that makes pages of them."""
+    return digest([program(), *values], 24)
+
+
+@cache
+def program() -> str:
+    """Digest of the code, templates and assets that pages are made with, and of the libraries under them."""
+    found = hashlib.sha256()
+    for package in _CODE:
+        for path, file in sorted(_files(resources.files(package))):
+            found.update(f"{package}/{path}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    for name in _LIBRARIES:
+        found.update(f"{name} {metadata.version(name)}\0".encode())
+    return found.hexdigest()
+
+
+def _files(folder: Traversable, under: str = "") -> list[tuple[str, Traversable]]:
+    found = []
+    for entry in folder.iterdir():
+        if entry.is_dir() and entry.name != "__pycache__":
+            found += _files(entry, f"{under}{entry.name}/")
+        elif entry.is_file():
+            found.append((f"{under}{entry.name}", entry))
+    return found

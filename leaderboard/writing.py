@@ -1,0 +1,114 @@
+"""Writes pages into a new site and takes over from the old one what did not change."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from bench.core.errors import UserError
+from bench.core.identity import digest
+from bench.store import atomic
+from leaderboard.page import Page
+
+Stamp = list[int]
+"""Size and time of change of a file (bytes, ns): whether it is still what was written."""
+
+
+class _Memory(BaseModel):
+    pages: dict[str, tuple[str, list[str]]]
+    """Inputs and names of pictures by path."""
+    files: dict[str, Stamp]
+
+
+class Writer:
+    """One build: ``write`` fills the new site, ``remember`` says what it was made from, for the next build.
+
+    What was written is remembered outside the site, so that the site's bytes depend on the records alone.
+    """
+
+    def __init__(self, site: Path, old: Path, cache: Path) -> None:
+        """
+        Args:
+            site: the new site, not yet at its place.
+            old: the site that it is going to replace; need not exist.
+            cache: safe to delete, which costs a full build.
+        """
+        self.site, self.old = site, old
+        self.made: list[str] = []
+        """Paths of the pages that this build did not take over."""
+        self._memory = cache / f"site-{digest(str(old.resolve()), 16)}.json"
+        self._before = _remembered(self._memory)
+        self._now: dict[str, tuple[str, list[str]]] = {}
+
+    def write(self, pages: Iterable[Page]) -> None:
+        """Raises UserError when two pages have one path."""
+        for page in pages:
+            if page.path in self._now:
+                raise UserError(f"two pages of the site are called {page.path}")
+            pictures = self._take_over(page)
+            if pictures is None:
+                pictures = put(self.site, page)
+                self.made.append(page.path)
+            self._now[page.path] = (page.inputs, pictures)
+
+    def remember(self) -> None:
+        """Call it when the new site stands where the old one did."""
+        pictures = sorted({f"images/{name}" for _, names in self._now.values() for name in names})
+        files = {path: _stamp(self.old / path) for path in (*self._now, *pictures)}
+        atomic.write_text(self._memory, _Memory(pages=self._now, files=files).model_dump_json())
+
+    def _take_over(self, page: Page) -> list[str] | None:
+        """Links the old page and its pictures into the new site; None where it has to be made."""
+        inputs, pictures = self._before.pages.get(page.path, ("", []))
+        paths = [page.path, *(f"images/{name}" for name in pictures)]
+        if inputs != page.inputs or any(_stamp(self.old / path) != self._before.files.get(path) for path in paths):
+            return None
+        for path in paths:
+            if not (self.site / path).exists():
+                link(self.old / path, self.site / path)
+        return list(pictures)
+
+
+def put(site: Path, page: Page) -> list[str]:
+    """Makes a page and writes it with its pictures; returns the pictures' names."""
+    text, pictures = page.render()
+    path = site / page.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Half a surrogate pair, which JSON can smuggle into a prompt, becomes a question mark.
+    path.write_bytes(text.encode("utf-8", "replace"))
+    for name, picture in pictures.items():
+        target = site / "images" / name
+        target.parent.mkdir(exist_ok=True)
+        if not target.exists():
+            target.write_bytes(picture.data)
+    return sorted(pictures)
+
+
+def link(old: Path, new: Path) -> None:
+    """The same file under another name; a copy where the file system knows no links."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)
+
+
+def _stamp(path: Path) -> Stamp:
+    """Empty when there is no such file."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return []
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def _remembered(memory: Path) -> _Memory:
+    """What the previous build wrote; nothing when that is not known, which costs a full build."""
+    try:
+        return _Memory.model_validate_json(memory.read_bytes())
+    except (OSError, ValidationError):
+        return _Memory(pages={}, files={})
