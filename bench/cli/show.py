@@ -1,4 +1,4 @@
-"""``bench show``: everything about one suite, tuner, reward or run."""
+"""``bench show``: everything about one suite, tuner, reward, run or file format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from bench.cli import _options as o
 
-KINDS = ("suite", "tuner", "reward", "run")
+KINDS = ("suite", "tuner", "reward", "run", "schema")
 
 
 @click.command()
@@ -21,7 +21,7 @@ KINDS = ("suite", "tuner", "reward", "run")
 @o.runs
 @o.as_json
 def show(kind: str, name: str, edition: str, data: Path | None, runs: Path, json: bool) -> int:
-    """Show one suite, tuner, reward or run in full."""
+    """Show one suite, tuner, reward or run in full, or the JSON Schema of a file: bench show schema record."""
     from bench.cli._output import print_json
     from bench.core.errors import unknown_name
 
@@ -39,6 +39,9 @@ def show(kind: str, name: str, edition: str, data: Path | None, runs: Path, json
             return 0
     elif kind == "reward":
         facts = _reward(name)
+    elif kind == "schema":
+        print_json(_schema(name))
+        return 0
     else:
         from bench.store.runs import find_run
 
@@ -67,6 +70,15 @@ def _suite(name: str, edition: str, data: Path | None) -> dict[str, Any]:
         "tags": {k: v for k, v in tags.items() if len(v) <= 40},
         "examples": [p.text for p in suite.prompts[:3]],
     }  # fmt: skip
+
+
+def _schema(name: str) -> dict[str, Any]:
+    from bench.core.errors import unknown_name
+    from bench.core.record import json_schema
+
+    if name != "record":
+        raise unknown_name("schema", name, ("record",), "bench show schema record")
+    return json_schema()
 
 
 def _reward(name: str) -> dict[str, Any]:

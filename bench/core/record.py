@@ -7,8 +7,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA: Literal["tunebench/record"] = "tunebench/record"
-SCHEMA_VERSION = 2
-"""2 adds adapter scales, sampling cost and micro-batch; records of version 1 are read as having none."""
+SCHEMA_VERSION = 3
+"""2 adds adapter scales, sampling cost and micro-batch. 3 adds the cluster job of an attempt, images from elsewhere and
+human studies. Every addition has a default, so older records are read as having none of it."""
+
+HUMAN_METRICS = ("human", "human-rank", "human-scale")
+"""Kinds of figures that ``bench study import`` writes: win rate, mean rank, mean score."""
 
 
 class _Strict(BaseModel):
@@ -132,6 +136,45 @@ class ErrorEntry(_Strict):
     tail: str = ""
 
 
+class ExternalEntry(_Strict):
+    """Images that no run of ours made (``bench eval``): nothing was tuned, so there is no budget and no ledger.
+
+    The record's ``spec`` then holds the suite's own conditions, which say what the images are compared with.
+    """
+
+    name: str
+    """What boards call it, such as ``midjourney-5.2``."""
+    note: str = ""
+    """What the user says of the images' origin."""
+    n_per_prompt: int
+    """Images of each prompt, at most the suite's noise seeds; they share no noise with the base model's."""
+    sizes: dict[str, int]
+    """Images by size as they came, such as ``{"1024x1024": 64}``."""
+    resize: str
+    """What was done to bring them to one size; metrics resize further by their own stated rule."""
+    index_sha256: str
+    """Digest of the index file that mapped prompts to images."""
+
+
+class StudyEntry(_Strict):
+    """A human study that judged this run's images; the votes lie in the run folder, un-blinded."""
+
+    study: str
+    """The study's id."""
+    kind: Literal["pairwise", "rank", "scale"]
+    votes: str
+    """Path in the run folder: every vote, excluded raters' too."""
+    sha256: str
+    contestants: list[str]
+    """``base``, or run ids."""
+    n_raters: int
+    """Raters whose votes count."""
+    n_excluded: int
+    """Raters left out by the study's attention rule."""
+    n_votes: int
+    """Answered trials that count, checks and repeats apart."""
+
+
 class Record(_Strict):
     """``record.json``"""
 
@@ -159,9 +202,23 @@ class Record(_Strict):
     """By ``bench score --adapter-scale``, in order of the scale."""
     curve: Curve
     artifacts: list[Artifact]
+    external: ExternalEntry | None = None
+    """Set for images from elsewhere; such a record is shown beside the board's rows, without a budget."""
+    studies: list[StudyEntry] = Field(default_factory=list)
+    """In order of study id; their figures are the metrics ``human…``."""
     error: ErrorEntry | None = None
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``record.json`` at this version."""
+    return Record.model_json_schema(by_alias=True, mode="serialization") | {"$id": f"{SCHEMA}/{SCHEMA_VERSION}"}
+
+
+def is_human(entry: MetricEntry) -> bool:
+    """Whether people made the figure: scoring the images again does not make it again, so it is kept."""
+    return entry.name.partition("/")[0] in HUMAN_METRICS
 
 
 def upgrade(data: Any) -> Record:
@@ -169,7 +226,7 @@ def upgrade(data: Any) -> Record:
     from bench.core.errors import UserError
 
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if not isinstance(version, int) or data.get("schema") != SCHEMA:
+    if type(version) is not int or version < 1 or data.get("schema") != SCHEMA:
         raise UserError("this is no TuneBench record", valid=f'"schema": "{SCHEMA}"')
     if version > SCHEMA_VERSION:
         raise UserError(
