@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 WORKER = "bench.engine.worker"
 """The module that carries out one run folder; a string, since launchers know nothing of what a run does."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a run is expected to take, in wall-clock seconds, and where each figure comes from."""
+
+    tuning_s: float
+    tuning_why: str
+    scoring_s: float
+    """Images and scores of all snapshots."""
+    scoring_why: str
 
 
 @dataclass(frozen=True)
@@ -18,6 +29,11 @@ class Job:
     folder: Path
     hard_wall_s: float
     """Wall-clock seconds of tuning after which it is ended from outside."""
+    processes: int = 1
+    """Processes that tune together, one a GPU."""
+    device: str = "auto"
+    """``cpu``, ``cuda`` or ``auto``."""
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -26,11 +42,61 @@ class Outcome:
 
     folder: Path
     exit_code: int
-    """0: the record is there; 2: a user error, already printed; 130: interrupted; else a crash."""
+    """0: the record is there, or, where the launcher does not wait, will be; 2: a user error, already printed;
+    130: interrupted; else a crash."""
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What the user says about where and how runs run; none of it changes an answer."""
+
+    jobs: int = 1
+    """Runs at once on this machine."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """``--set <launcher>.KEY=VALUE``, without the launcher's name."""
+    config: Path | None = None
+    """The user's TOML; None is ``~/.config/tunebench/config.toml``."""
+    wait: bool = False
+    """Return when every run is over, also where the launcher could return at once."""
 
 
 class Launcher(ABC):
     """Runs jobs somewhere. A dead job never stops the others."""
 
+    def __init__(self, options: LaunchOptions | None = None) -> None:
+        self.options = options or LaunchOptions()
+
+    @property
+    def waits(self) -> bool:
+        """Whether ``launch`` returns only when the runs are over."""
+        return True
+
+    @property
+    def cpus(self) -> int | None:
+        """CPUs that each run will have where they run; None: those of this machine."""
+        return None
+
+    def check(self) -> None:
+        """Raises UserError where this launcher cannot launch anything from here."""
+
+    def active(self, jobs: Sequence[Job]) -> dict[Path, str]:
+        """Run folders that an earlier command's jobs wait for or work on, each with where; they are not launched."""
+        return {}
+
+    def describe(self, jobs: Sequence[Job]) -> list[str]:
+        """What ``launch`` would do, line by line; nothing is started or written."""
+        return [f"{len(jobs)} run(s) in this process, one after the other"]
+
     @abstractmethod
-    def launch(self, jobs: Sequence[Job], *, quiet: bool = False) -> list[Outcome]: ...
+    def launch(self, jobs: Sequence[Job], *, quiet: bool = False) -> list[Outcome]:
+        """Runs ``jobs``; returns how each ended, in their order.
+
+        Raises:
+            UserError: they cannot run there.
+        """
+
+    def stop(self) -> None:
+        """Asks the workers that this launcher started here to keep a checkpoint and leave, and waits for them.
+
+        Called from a signal handler on top of ``launch``.
+        """
