@@ -5,23 +5,20 @@ A kind of page is a module with ``def pages(site: Site) -> Iterator[Page]``; ``l
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib import metadata, resources
-from importlib.resources.abc import Traversable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bench.core.identity import digest
 from leaderboard.evidence import Picture
-from leaderboard.read import Run, Unreadable
+from leaderboard.program import program
+from leaderboard.read import Unreadable
+from leaderboard.run import Run
 from leaderboard.table import Board
 
-_CODE = ("leaderboard", "bench.core")
-_LIBRARIES = ("jinja2", "pandas", "numpy", "vl-convert-python")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
 
 Made = tuple[str, Mapping[str, Picture]]
@@ -99,25 +96,3 @@ def slug(text: str) -> str:
 def inputs_of(*values: Any) -> str:
     """Digest of ``values`` (plain data) together with the program that makes pages of them."""
     return digest([program(), *values], 24)
-
-
-@cache
-def program() -> str:
-    """Digest of the code, templates and assets that pages are made with, and of the libraries under them."""
-    found = hashlib.sha256()
-    for package in _CODE:
-        for path, file in sorted(_files(resources.files(package))):
-            found.update(f"{package}/{path}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    for name in _LIBRARIES:
-        found.update(f"{name} {metadata.version(name)}\0".encode())
-    return found.hexdigest()
-
-
-def _files(folder: Traversable, under: str = "") -> list[tuple[str, Traversable]]:
-    found = []
-    for entry in folder.iterdir():
-        if entry.is_dir() and entry.name != "__pycache__":
-            found += _files(entry, f"{under}{entry.name}/")
-        elif entry.is_file():
-            found.append((f"{under}{entry.name}", entry))
-    return found

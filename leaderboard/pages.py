@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 from bench.core.budget import KINDS
 from leaderboard import charts, wording
-from leaderboard.read import Run, Unreadable
+from leaderboard.read import Unreadable
+from leaderboard.run import Run
 from leaderboard.table import Board, Cell, Column, Row
 
 SAMPLE_BANNER = "Embedded tiny world: not comparable with published figures"
@@ -124,8 +125,8 @@ def spent_over(runs: Sequence[Run]) -> dict[str, Any]:
     budget = runs[0].budget
     kinds = []
     for kind in KINDS:
-        spent = [r.record.ledger.spent[kind] for r in runs if kind in r.record.ledger.spent]
-        lost = [r.record.ledger.lost.get(kind, 0.0) for r in runs]
+        spent = [r.spent[kind] for r in runs if kind in r.spent]
+        lost = [r.lost.get(kind, 0.0) for r in runs]
         cap = budget.limit(kind)
         if spent:
             kinds.append({
@@ -134,7 +135,7 @@ def spent_over(runs: Sequence[Run]) -> dict[str, Any]:
                 "lost": wording.amount(kind, math.fsum(lost) / len(lost)) if any(lost) else "",
             })  # fmt: skip
     limit = budget.limit(budget.primary) or 1.0
-    used = [r.record.ledger.spent.get(budget.primary, 0.0) for r in runs]
+    used = [r.spent.get(budget.primary, 0.0) for r in runs]
     mean = math.fsum(used) / len(used)
     return {
         "kinds": kinds, "share": mean / limit,
@@ -177,21 +178,41 @@ def _series(column: Column) -> str:
     return " ".join([wording.subject_of(column.metric) or column.metric, *column.differs])
 
 
+@dataclass(frozen=True)
+class Script:
+    """A script that stands in a page, with the digest by which the page's policy lets it run."""
+
+    text: Markup
+    sha256: str
+
+
+@cache
+def _asset(name: str) -> str:
+    return (resources.files("leaderboard") / "assets" / name).read_text("utf-8")
+
+
+@cache
+def _script(name: str) -> Script:
+    text = _asset(name)
+    return Script(Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("leaderboard"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    assets = resources.files("leaderboard") / "assets"
-    style, script = (assets.joinpath(name).read_text("utf-8") for name in ("site.css", "site.js"))
-    environment.globals.update(
-        style=Markup(style), script=Markup(script), sample_banner=SAMPLE_BANNER,
-        # Only this very script may run and nothing may be fetched: text that slipped through escaping stays text.
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )  # fmt: skip
+    environment.globals.update(sample_banner=SAMPLE_BANNER)
     return environment
 
 
-def render(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(**values)
+def render(template: str, *, styles: Sequence[str] = (), scripts: Sequence[str] = (), **values: Any) -> str:
+    """A page with the site's style and script and its own ones (names under ``assets/``).
+
+    Only these very scripts may run and nothing may be fetched: text that slipped through escaping stays text.
+    """
+    return _environment().get_template(template).render(
+        page_styles=[Markup(_asset(name)) for name in ("site.css", *styles)],
+        page_scripts=[_script(name) for name in ("site.js", *scripts)], **values,
+    )  # fmt: skip

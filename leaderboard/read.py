@@ -1,88 +1,37 @@
-"""Reads the records under a runs folder; a damaged one is reported and stops nothing."""
+"""Reads the records under runs folders; a damaged one is reported and stops nothing.
+
+A record is checked once: what boards need of it is kept under the digest of its bytes, so that the next build reads
+the bytes and their digest alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.core.budget import Budget
+import pydantic_core
+from pydantic import ValidationError
+
 from bench.core.errors import UserError
-from bench.core.identity import canonical_json, file_sha256
-from bench.core.record import MetricEntry, Record, SnapshotEntry
-from bench.store.runs import RunFolder
+from bench.core.identity import canonical_json
+from bench.core.record import upgrade
+from bench.store import atomic
+from leaderboard.program import program
+from leaderboard.run import Run, Runs, summary_of
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
 """A run id is part of a page's file name, so nothing else may be in it."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A record with the facts that boards group by."""
-
-    root: Path
-    """The runs folder; nothing outside it is ever read."""
-    folder: Path
-    record: Record
-    suite: str
-    edition: str
-    model: str
-    tuner: str
-    """What boards call it: the preset's name, else the tuner's."""
-    reward: str
-    seed: int
-    changed: dict[str, Any] = field(compare=False)
-    """Settings that are not the tuner's defaults."""
-    budget: Budget
-    digest: str = ""
-    """SHA-256 of ``record.json``: two runs of one digest are the same."""
-
-    @classmethod
-    def of(cls, root: Path, folder: Path, record: Record, digest: str) -> Run:
-        """Raises UserError when the record's spec lacks what a board needs."""
-        spec = record.spec
-        missing = [key for key in ("suite", "edition", "model", "tuner", "reward", "seed", "budget") if key not in spec]
-        if missing:
-            raise UserError(f"its spec lacks {', '.join(missing)}")
-        if not _RUN_ID.fullmatch(record.run_id):
-            raise UserError(f"{record.run_id!r} is no run id", valid="letters, digits, '-', '_', '.'")
-        return cls(
-            root=root, folder=folder, record=record, suite=str(spec["suite"]), edition=str(spec["edition"]),
-            model=str(spec["model"]), tuner=str(spec.get("label") or spec["tuner"]), reward=str(spec["reward"]),
-            seed=int(spec["seed"]), changed=dict(spec.get("settings") or {}), budget=Budget.from_json(spec["budget"]),
-            digest=digest,
-        )  # fmt: skip
-
-    @property
-    def run_id(self) -> str:
-        return self.record.run_id
-
-    @property
-    def base(self) -> SnapshotEntry | None:
-        """The untouched model: the snapshot at fraction 0."""
-        return next((s for s in self.record.snapshots if s.fraction == 0), None)
-
-    @property
-    def final(self) -> SnapshotEntry | None:
-        """The last snapshot of the tuned model, at whatever share of the budget it was taken."""
-        tuned = [s for s in self.record.snapshots if s.fraction > 0]
-        return max(tuned, key=lambda s: s.fraction) if tuned else None
-
-    def entries(self, snapshot: SnapshotEntry | None) -> dict[str, MetricEntry]:
-        """The metrics of one snapshot by name."""
-        return {} if snapshot is None else {m.name: m for m in self.record.metrics if m.snapshot == snapshot.name}
-
-    def inside(self, *parts: str) -> Path:
-        """A path below the run's folder.
-
-        Raises:
-            UserError: it leads out of the runs folder, which no honest record does.
-        """
-        path = self.folder.joinpath(*parts).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise UserError(f"{'/'.join(parts)!r} leads out of the runs folder")
-        return path
+_NO_NUMBER = re.compile(rb"(?<=[\s:,\[])(NaN|-?Infinity)(?=[\s,\]}])")
+_AT_ONCE = 50
+"""Records that a process takes at one time."""
+_N_READERS = 4
+"""Threads that read and digest; both leave Python's lock to others."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +43,170 @@ class Unreadable:
     reason: str
 
 
+@dataclass(frozen=True)
+class Found:
+    """What lies under one or several runs folders."""
+
+    runs: list[Run]
+    """By run id."""
+    unreadable: list[Unreadable]
+    n_checked: int
+    """Records that were parsed and checked; the others were known."""
+
+
 def read_runs(runs_dir: Path) -> tuple[list[Run], list[Unreadable]]:
     """Every record under ``runs_dir``, by run id, and the ones that could not be read."""
+    found = read_all([runs_dir])
+    return found.runs, found.unreadable
+
+
+def read_all(roots: Sequence[Path], cache: Path | None = None, workers: Executor | None = None) -> Found:
+    """Every record under ``roots``, which are joined by run id.
+
+    Args:
+        cache: folder of what earlier builds learnt; safe to delete.
+        workers: processes that check records; here otherwise.
+    """
+    places = [(root, path) for root in roots for path in _record_paths(root)]
+    memory = _Memory(cache)
+    with ThreadPoolExecutor(_N_READERS) as readers:
+        digests = list(readers.map(_digest_of, (path for _, path in places), chunksize=_AT_ONCE))
+    unknown = [path for (_, path), found in zip(places, digests, strict=True) if memory.get(found) is None]
+    checked = dict(zip(unknown, _check_all(unknown, workers), strict=True))
     runs: dict[str, Run] = {}
-    texts: dict[str, str] = {}
     unreadable: list[Unreadable] = []
-    for path in sorted(runs_dir.glob("*/*/*/record.json")):
-        where = path.relative_to(runs_dir).as_posix()
+    make = Runs()
+    for (root, path), known in zip(places, digests, strict=True):
+        where = path.relative_to(root).as_posix()
+        digest, body, problem = checked.get(path, (known, memory.get(known), ""))
         try:
-            run = Run.of(runs_dir, path.parent, RunFolder(path.parent).read_record(), file_sha256(path))
-            text = canonical_json(run.record.model_dump())
-        except (UserError, OSError, ValueError, TypeError, AttributeError) as err:
+            if body is None:
+                raise UserError(problem)
+            run = make.run(root, path.parent, digest, pydantic_core.from_json(body, cache_strings="keys"))
+            if not _RUN_ID.fullmatch(run.run_id):
+                raise UserError(f"{run.run_id!r} is no run id", valid="letters, digits, '-', '_', '.'")
+        except (UserError, KeyError, ValueError, TypeError, AttributeError) as err:
             # Hand-made JSON can be of any shape: whatever it trips over is that file's fault, not the site's.
             reason = err.problem if isinstance(err, UserError) else f"{type(err).__name__}: {err}"
-            reason = reason.replace(f"{path}", "it").replace(f"{runs_dir}/", "")
+            reason = reason.replace(f"{path}", "it").replace(f"{root}/", "")
             unreadable.append(Unreadable(where, " ".join(reason.split())))
             continue
-        known = runs.setdefault(run.run_id, run)
-        if texts.setdefault(run.run_id, text) != text:
-            first = known.folder.relative_to(runs_dir).as_posix()
-            unreadable.append(Unreadable(where, f"run {run.run_id} again with other content; shown is {first}"))
-    return [runs[run_id] for run_id in sorted(runs)], unreadable
+        memory.keep(digest, body)
+        first = runs.setdefault(run.run_id, run)
+        if first.digest != digest and not _same(first.folder / "record.json", path):
+            shown = first.folder.relative_to(first.root).as_posix()
+            more = f" of {first.root.name}" if first.root != root else ""
+            unreadable.append(Unreadable(where, f"run {run.run_id} again with other content; shown is {shown}{more}"))
+    memory.write()
+    return Found([runs[run_id] for run_id in sorted(runs)], unreadable, len(unknown))
+
+
+def _record_paths(root: Path) -> list[Path]:
+    """``<suite>/<tuner>/<run id>/record.json``, sorted."""
+    levels = [os.fspath(root)]
+    for _ in range(3):
+        levels = [entry.path for folder in levels for entry in _folders(folder)]
+    return sorted(Path(path) for folder in levels if os.path.exists(path := os.path.join(folder, "record.json")))
+
+
+def _folders(folder: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (e for e in entries if not e.name.startswith(".") and e.is_dir())
+    except OSError:
+        return
+
+
+def _digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes; empty when it cannot be read, which checking it then tells."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+Checked = tuple[str, bytes | None, str]
+"""Digest of the record's bytes, its summary as JSON or None, and what is wrong with it."""
+
+
+def _check_all(paths: Sequence[Path], workers: Executor | None) -> Iterator[Checked]:
+    if workers is None or len(paths) <= _AT_ONCE:
+        yield from check(paths)
+        return
+    for part in workers.map(check, (paths[i : i + _AT_ONCE] for i in range(0, len(paths), _AT_ONCE))):
+        yield from part
+
+
+def check(paths: Sequence[Path]) -> list[Checked]:
+    """Parses and checks records."""
+    found: list[Checked] = []
+    for path in paths:
+        digest = ""
+        try:
+            data = path.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            summary = summary_of(upgrade(_json(path, data)))
+            body = json.dumps(summary, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+            found.append((digest, body, ""))
+        except UserError as err:
+            found.append((digest, None, err.problem))
+        except ValidationError as err:
+            found.append((digest, None, f"it does not fit its schema: {err.errors()[0]['msg']}"))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as err:
+            found.append((digest, None, f"{type(err).__name__}: {err}"))
+    return found
+
+
+def _json(path: Path, data: bytes) -> object:
+    try:
+        return pydantic_core.from_json(data, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as err:
+        number = _NO_NUMBER.search(data)
+        said = f"{number[0].decode()} is no number in JSON" if number else f"{err}"
+        raise UserError(f"{path} is damaged: {said}") from err
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two records say the same in another spelling."""
+    first, second = (upgrade(atomic.read_json(path)).model_dump() for path in (one, other))
+    return canonical_json(first) == canonical_json(second)
+
+
+class _Memory:
+    """Summaries by the digest of the record they are from, in one file; a damaged line is as good as none."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / "summaries.jsonl" if folder is not None else None
+        self._before = dict(self._lines())
+        self._now: dict[str, bytes] = {}
+
+    def get(self, digest: str) -> bytes | None:
+        return self._before.get(digest)
+
+    def keep(self, digest: str, body: bytes) -> None:
+        self._now[digest] = body
+
+    def write(self) -> None:
+        """Keeps what this build used and drops the rest."""
+        if self._path is None or self._now.keys() == self._before.keys():
+            return
+        lines = [f"{digest} {_sum(body)} ".encode() + body + b"\n" for digest, body in sorted(self._now.items())]
+        atomic.write_bytes(self._path, f"{program()}\n".encode() + b"".join(lines))
+
+    def _lines(self) -> Iterable[tuple[str, bytes]]:
+        if self._path is None or not self._path.is_file():
+            return
+        with self._path.open("rb") as file:
+            if file.readline().strip() != program().encode():
+                return
+            for line in file:
+                digest, _, rest = line.rstrip(b"\n").partition(b" ")
+                checksum, _, body = rest.partition(b" ")
+                if checksum == _sum(body).encode():
+                    yield digest.decode("ascii", "replace"), body
+
+
+def _sum(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:16]
+
+

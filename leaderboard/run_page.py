@@ -9,12 +9,12 @@ from typing import Any
 from markupsafe import Markup
 
 from bench.core.budget import KIND_HELP, KINDS
-from bench.core.record import Interval, MetricEntry
 from leaderboard import charts, wording
 from leaderboard.evidence import CategoryTable, Change, Evidence, Gallery, traces
 from leaderboard.page import Made, Page, Site, inputs_of, root_of, run_path
 from leaderboard.pages import Figure, render
-from leaderboard.read import Run
+from leaderboard.run import Change as Difference
+from leaderboard.run import Metric, Run, Snapshot
 from leaderboard.stats import apart
 
 
@@ -56,7 +56,7 @@ def _metric_rows(run: Run) -> list[dict[str, Any]]:
         plain = change is None and before is not None and after is not None
         if change is None and before is not None and after is not None:
             known = before.value is not None and after.value is not None and before.passport == after.passport
-            change = Interval(value=(after.value or 0.0) - (before.value or 0.0)) if known else None
+            change = Difference((after.value or 0.0) - (before.value or 0.0), None, None) if known else None
         figures = [v for m in (before, after) if m for v in (m.value, m.ci_low, m.ci_high) if v is not None]
         halves = [(m.ci_high - m.ci_low) / 2 for m in (after, change)
                   if m is not None and m.ci_low is not None and m.ci_high is not None]  # fmt: skip
@@ -73,13 +73,13 @@ def _metric_rows(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _metric_order(entry: MetricEntry) -> tuple[int, int, int, str]:
+def _metric_order(entry: Metric) -> tuple[int, int, int, str]:
     kinds, roles = list(wording.METRIC_KINDS), list(wording.ROLE_HELP)
     kind = wording.kind_of(entry.name)
     return entry.value is None, kinds.index(kind) if kind in kinds else len(kinds), roles.index(entry.role), entry.name
 
 
-def _entry_figure(entry: MetricEntry | None, decimals: int) -> Figure:
+def _entry_figure(entry: Metric | None, decimals: int) -> Figure:
     if entry is None:
         return Figure("–")
     if entry.value is None:
@@ -88,14 +88,14 @@ def _entry_figure(entry: MetricEntry | None, decimals: int) -> Figure:
                   wording.span(entry.name, entry.ci_low, entry.ci_high, decimals), entry.value)  # fmt: skip
 
 
-def _change_figure(metric: str, change: Interval | None, decimals: int) -> Figure:
+def _change_figure(metric: str, change: Difference | None, decimals: int) -> Figure:
     if change is None:
         return Figure("–")
     return Figure(wording.figure(metric, change.value, decimals, signed=True),
                   wording.span(metric, change.ci_low, change.ci_high, decimals, signed=True), change.value)  # fmt: skip
 
 
-def _verdict(entry: MetricEntry, after: MetricEntry | None, change: Interval | None) -> str:
+def _verdict(entry: Metric, after: Metric | None, change: Difference | None) -> str:
     """``better`` or ``worse`` when the interval is clear of no change, else ``not separable``; empty without one."""
     low, high, value, neutral = (change.ci_low, change.ci_high, change.value, 0.0) if change else (None, None, 0.0, 0.0)
     if wording.kind_of(entry.name) == "winrate" and after is not None and after.value is not None:
@@ -112,7 +112,7 @@ def _budget_charts(run: Run) -> list[dict[str, Any]]:
     primary = run.budget.primary
     limit = run.budget.limit(primary) or 1.0
     spent = {s.name: s.spent.get(primary, 0.0) for s in run.record.snapshots}
-    series: dict[str, list[MetricEntry]] = {}
+    series: dict[str, list[Metric]] = {}
     for m in sorted(run.record.metrics, key=lambda m: spent.get(m.snapshot, 0.0)):
         if m.value is not None and m.snapshot in spent:
             series.setdefault(m.name, []).append(m)
@@ -137,7 +137,7 @@ def _budget_charts(run: Run) -> list[dict[str, Any]]:
     return made
 
 
-def _text(entry: MetricEntry) -> str:
+def _text(entry: Metric) -> str:
     """The value alone, for a chart's description."""
     return wording.figure(entry.name, entry.value, 3) + (" %" if wording.is_share(entry.name) else "")
 
@@ -218,14 +218,14 @@ def _breakdowns(run: Run) -> list[dict[str, Any]]:
 
     A figure is a mapping with a number under ``value``, ``accuracy`` or ``mean`` and perhaps ``n``.
     """
-    base, final = run.entries(run.base), run.entries(run.final)
+    base, final = _details(run, run.base), _details(run, run.final)
     made = []
     for name in sorted(final):
-        for key, part in sorted(final[name].detail.items()):
+        for key, part in sorted(final[name].items()):
             after = _leaves(part)
             if len(after) < 2:
                 continue
-            before = _leaves(base[name].detail.get(key)) if name in base else {}
+            before = _leaves(base[name].get(key)) if name in base else {}
             rows = [{
                 "name": leaf, "n": "" if after[leaf][1] is None else f"{after[leaf][1]:,}",
                 "base": f"{before[leaf][0]:.3f}" if leaf in before else "–", "tuned": f"{after[leaf][0]:.3f}",
@@ -234,6 +234,11 @@ def _breakdowns(run: Run) -> list[dict[str, Any]]:
             made.append({"title": wording.full_label(name),
                          "by": key.replace("_", " "), "rows": rows})  # fmt: skip
     return made
+
+
+def _details(run: Run, snapshot: Snapshot | None) -> dict[str, dict[str, Any]]:
+    """The whole ``detail`` of a snapshot's metrics by name: boards' metrics hold its single figures only."""
+    return {m.name: m.detail for m in run.record.metrics if snapshot is not None and m.snapshot == snapshot.name}
 
 
 def _leaves(part: Any) -> dict[str, tuple[float, int | None]]:
@@ -252,7 +257,7 @@ def _leaves(part: Any) -> dict[str, tuple[float, int | None]]:
 
 
 def _category_view(table: CategoryTable) -> dict[str, Any]:
-    def figure(metric: MetricEntry, change: Change | None) -> Figure:
+    def figure(metric: Metric, change: Change | None) -> Figure:
         if change is None:
             return Figure("–")
         halves = [(change.high - change.low) / 2] if change.low is not None and change.high is not None else []

@@ -18,7 +18,7 @@ from bench.store import atomic
 from bench.store.lock import exclusive
 from leaderboard.kinds import KINDS
 from leaderboard.page import Site
-from leaderboard.read import read_runs
+from leaderboard.read import read_all
 from leaderboard.table import boards
 from leaderboard.writing import Writer
 
@@ -50,9 +50,10 @@ def build(runs_dir: Path, out_dir: Path | None = None) -> Path:
             shutil.rmtree(marker.parent, ignore_errors=True)  # a build that was killed
         with atomic.new_folder(out) as making:
             (making / _MARKER).write_text("TuneBench makes this folder from records and replaces it as a whole.\n")
-            runs, unreadable = read_runs(runs_dir)
-            site = Site(runs_dir, tuple(runs), tuple(boards(runs)), tuple(unreadable))
-            writer = Writer(making, out, runs_dir / ".cache" / "leaderboard")
+            cache = runs_dir / ".cache" / "leaderboard"
+            found = read_all([runs_dir], cache)
+            site = Site(runs_dir, tuple(found.runs), tuple(boards(found.runs)), tuple(found.unreadable))
+            writer = Writer(making, out, cache)
             writer.write(page for kind in KINDS for page in kind.pages(site))
         writer.remember()
     return out / "index.html"

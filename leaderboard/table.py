@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bench.core.identity import canonical_json, digest
-from leaderboard.read import Run
+from leaderboard.run import Run
 from leaderboard.stats import apart
 from leaderboard.wording import METRIC_KINDS, budget_text, kind_of, plain_value
 
@@ -34,14 +34,14 @@ def long_table(runs: Sequence[Run]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for run in sorted(runs, key=lambda r: r.run_id):
-        fractions = {s.name: s.fraction for s in run.record.snapshots}
+        fractions = {s.name: s.fraction for s in run.snapshots}
         stages = {s.name: stage for s, stage in ((run.base, "base"), (run.final, "final")) if s is not None}
-        for m in sorted(run.record.metrics, key=lambda m: (fractions.get(m.snapshot, 0.0), m.name)):
+        for m in sorted(run.metrics, key=lambda m: (fractions.get(m.snapshot, 0.0), m.name)):
             change = m.difference
             rows.append({
                 "suite": run.suite, "edition": run.edition, "budget": budget_text(run.budget), "model": run.model,
                 "tuner": run.tuner, "reward": run.reward, "settings": canonical_json(run.changed), "seed": run.seed,
-                "run_id": run.run_id, "status": run.record.status, "ranked": run.record.ranked,
+                "run_id": run.run_id, "status": run.status, "ranked": run.ranked,
                 "snapshot": m.snapshot, "fraction": fractions.get(m.snapshot),
                 "stage": stages.get(m.snapshot, "between"), "metric": m.name, "value": m.value, "ci_low": m.ci_low,
                 "ci_high": m.ci_high, "n": m.n, "unit": m.unit, "higher_is_better": m.higher_is_better,
@@ -133,7 +133,7 @@ def boards(runs: Sequence[Run]) -> list[Board]:
     """The boards of the ranked runs, in order of suite, model and budget."""
     groups: dict[tuple[str, str, str], dict[str, list[Run]]] = {}
     for run in runs:
-        if run.record.ranked:
+        if run.ranked:
             place = (run.suite, run.model, canonical_json(run.budget.to_json()))
             groups.setdefault(place, {}).setdefault(digest(_protocol(run), 8), []).append(run)
     made = []
@@ -148,7 +148,7 @@ def boards(runs: Sequence[Run]) -> list[Board]:
 
 def unranked(runs: Sequence[Run]) -> list[Run]:
     """Runs that no board shows."""
-    return sorted((r for r in runs if not r.record.ranked), key=lambda r: (r.suite, r.tuner, r.seed, r.run_id))
+    return sorted((r for r in runs if not r.ranked), key=lambda r: (r.suite, r.tuner, r.seed, r.run_id))
 
 
 def metric_columns(table: pd.DataFrame) -> list[Column]:
@@ -200,7 +200,7 @@ def _protocol(run: Run) -> dict[str, Any]:
     """What must agree on a board beyond suite, budget and model."""
     keys = ("prompt_hash", "train_prompt_hash", "model_revision", "sampler", "train_sampler", "global_batch",
             "eval_seeds", "limit")  # fmt: skip
-    return {key: run.record.spec.get(key) for key in keys}
+    return {key: run.spec.get(key) for key in keys}
 
 
 def _differing(mine: dict[str, Any], namesakes: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -219,16 +219,16 @@ def _board(key: str, runs: Sequence[Run], protocol: tuple[str, ...]) -> Board:
     columns = metric_columns(table)
     configurations: dict[str, list[Run]] = {}
     for run in runs:
-        if run.record.status == "done":
-            name = [run.tuner, run.reward, run.changed, run.record.spec.get("tuner_version")]
+        if run.status == "done":
+            name = [run.tuner, run.reward, run.changed, run.spec.get("tuner_version")]
             configurations.setdefault(canonical_json(name), []).append(run)
     groups = [tuple(sorted(configurations[name], key=lambda r: (r.seed, r.run_id))) for name in sorted(configurations)]
-    ended = sorted((r for r in runs if r.record.status != "done"), key=lambda r: (r.tuner, r.reward, r.seed, r.run_id))
+    ended = sorted((r for r in runs if r.status != "done"), key=lambda r: (r.tuner, r.reward, r.seed, r.run_id))
     filled = [_row(group, table, columns) for group in groups]
     rank_columns = _rank_columns(filled, columns)
     first = runs[0]
     return Board(
-        key=key, suite=first.suite, title=str(first.record.suite.get("title") or first.suite), edition=first.edition,
+        key=key, suite=first.suite, title=first.suite_title, edition=first.edition,
         model=first.model, budget=budget_text(first.budget), protocol=protocol, columns=tuple(columns),
         rows=_ranked(filled, columns, rank_columns), ended=tuple(_row((run,), table, columns) for run in ended),
         base=_base(table, columns), rank_columns=rank_columns,

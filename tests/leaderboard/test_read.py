@@ -25,7 +25,7 @@ def _break(folder: Path, **changes: Any) -> None:
         ({"spec": {"suite": "x"}}, "lacks edition, model"),
         ({"run_id": "../../etc"}, "is no run id"),
         ({"metrics": [{"name": "fid"}]}, "does not fit its schema"),
-        ({"settings": {"lr": float("nan")}}, "nan"),
+        ({"settings": {"lr": float("nan")}}, "NaN is no number"),
     ],
 )
 def test_unreadable_records_are_listed_with_their_reason(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

@@ -1,0 +1,228 @@
+"""A run as boards see it: the facts and figures of its record without curves, provenance and details.
+
+Thousands of these are in memory at one time, so metrics are tuples; the whole record is read again where a page
+needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pydantic_core
+
+from bench.core.budget import Budget
+from bench.core.errors import UserError
+from bench.core.record import Record, upgrade
+from bench.store.runs import RunFolder
+
+
+class Change(NamedTuple):
+    """Tuned minus base with its 95 % interval."""
+
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+class Metric(NamedTuple):
+    """One metric of one snapshot: the fields of ``bench.core.record.MetricEntry`` that boards use."""
+
+    name: str
+    snapshot: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    unit: str
+    higher_is_better: bool
+    role: str
+    judge: str
+    family: str
+    difference: Change | None
+    passport: dict[str, Any]
+    scores: str | None
+    error: str | None
+    warnings: list[str]
+    detail: dict[str, Any]
+    """Only what is one figure or word; tables inside are in the record."""
+
+
+class Snapshot(NamedTuple):
+    """One share of the budget: the fields of ``bench.core.record.SnapshotEntry`` that boards use."""
+
+    name: str
+    fraction: float
+    spent: dict[str, float]
+    images: str
+    n_images: int
+    content_hash: str
+    adapter_scale: float
+    u_per_image: float | None
+
+
+class Scaled(NamedTuple):
+    """The last snapshot, sampled and scored once more with another LoRA scale."""
+
+    snapshot: Snapshot
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A record with the facts that boards group by."""
+
+    root: Path
+    """The runs folder; nothing outside it is ever read."""
+    folder: Path
+    digest: str
+    """SHA-256 of ``record.json``."""
+    run_id: str
+    suite: str
+    edition: str
+    model: str
+    tuner: str
+    """What boards call it: the preset's name, else the tuner's."""
+    reward: str
+    seed: int
+    changed: dict[str, Any] = field(compare=False)
+    """Settings that are not the tuner's defaults."""
+    budget: Budget
+    status: str
+    reason: str
+    """Why tuning ended, or the error."""
+    ranked: bool
+    unranked_reason: str | None
+    spec: dict[str, Any] = field(compare=False)
+    suite_title: str
+    spent: dict[str, float] = field(compare=False)
+    lost: dict[str, float] = field(compare=False)
+    snapshots: tuple[Snapshot, ...] = field(compare=False)
+    metrics: tuple[Metric, ...] = field(compare=False)
+    scales: tuple[Scaled, ...] = field(compare=False)
+
+    @property
+    def record(self) -> Record:
+        """The whole record, read from disk; only the last few are kept in memory.
+
+        Raises:
+            UserError: it was written anew since the build began.
+        """
+        return _record(self.folder, self.digest)
+
+    @property
+    def place(self) -> str:
+        """The run's folder, relative to the runs folder."""
+        return self.folder.relative_to(self.root).as_posix()
+
+    @property
+    def base(self) -> Snapshot | None:
+        """The untouched model: the snapshot at fraction 0."""
+        return next((s for s in self.snapshots if s.fraction == 0), None)
+
+    @property
+    def final(self) -> Snapshot | None:
+        """The last snapshot of the tuned model, at whatever share of the budget it was taken."""
+        tuned = [s for s in self.snapshots if s.fraction > 0]
+        return max(tuned, key=lambda s: s.fraction) if tuned else None
+
+    def entries(self, snapshot: Snapshot | None) -> dict[str, Metric]:
+        """The metrics of one snapshot by name."""
+        return {} if snapshot is None else {m.name: m for m in self.metrics if m.snapshot == snapshot.name}
+
+    def inside(self, *parts: str) -> Path:
+        """A path below the run's folder.
+
+        Raises:
+            UserError: it leads out of the runs folder, which no honest record does.
+        """
+        path = self.folder.joinpath(*parts).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise UserError(f"{'/'.join(parts)!r} leads out of the runs folder")
+        return path
+
+
+@lru_cache(maxsize=4)
+def _record(folder: Path, digest: str) -> Record:
+    data = RunFolder(folder).record_path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(f"{folder}/record.json changed while its pages were made", hint="bench report")
+    return upgrade(pydantic_core.from_json(data, allow_inf_nan=False, cache_strings="keys"))
+
+
+def summary_of(record: Record) -> dict[str, Any]:
+    """What ``run_of`` needs of a record, as JSON data; lists in the order of the tuples' fields.
+
+    Raises:
+        UserError: the record's spec lacks what a board needs.
+    """
+    spec = record.spec
+    missing = [key for key in ("suite", "edition", "model", "tuner", "reward", "seed", "budget") if key not in spec]
+    if missing:
+        raise UserError(f"its spec lacks {', '.join(missing)}")
+    Budget.from_json(spec["budget"])
+    passports: list[dict[str, Any]] = []
+
+    def passport(value: dict[str, Any]) -> int:
+        if value not in passports:
+            passports.append(value)
+        return passports.index(value)
+
+    def metric(m: Any) -> list[Any]:
+        change = m.difference and [m.difference.value, m.difference.ci_low, m.difference.ci_high]
+        plain = {k: v for k, v in m.detail.items() if v is None or isinstance(v, bool | int | float | str)}
+        return [m.name, m.snapshot, m.value, m.ci_low, m.ci_high, m.n, m.unit, m.higher_is_better, m.role, m.judge,
+                m.family, change, passport(m.passport), m.scores, m.error, m.warnings, plain]  # fmt: skip
+
+    def snapshot(s: Any) -> list[Any]:
+        return [s.name, s.fraction, s.spent, s.images, s.n_images, s.content_hash, s.adapter_scale, s.u_per_image]
+
+    return {
+        "run_id": record.run_id, "status": record.status, "ranked": record.ranked,
+        "reason": record.error.message if record.error else record.reason, "unranked_reason": record.unranked_reason,
+        "spec": spec, "suite_title": str(record.suite.get("title") or spec["suite"]),
+        "spent": record.ledger.spent, "lost": record.ledger.lost,
+        "snapshots": [snapshot(s) for s in record.snapshots], "metrics": [metric(m) for m in record.metrics],
+        "scales": [[snapshot(e.snapshot), [metric(m) for m in e.metrics]] for e in record.scales],
+        "passports": passports,
+    }  # fmt: skip
+
+
+class Runs:
+    """Makes runs of summaries; equal words and passports of different runs are one object."""
+
+    def __init__(self) -> None:
+        self._passports: dict[str, dict[str, Any]] = {}
+
+    def run(self, root: Path, folder: Path, digest: str, summary: Mapping[str, Any]) -> Run:
+        """Raises KeyError, TypeError, ValueError, AttributeError or UserError when ``summary`` is of another form."""
+        spec = summary["spec"]
+        passports = [self._passports.setdefault(repr(p), p) for p in summary["passports"]]
+        return Run(
+            root=root, folder=folder, digest=digest, run_id=str(summary["run_id"]),
+            suite=sys.intern(str(spec["suite"])),
+            edition=sys.intern(str(spec["edition"])), model=sys.intern(str(spec["model"])),
+            tuner=sys.intern(str(spec.get("label") or spec["tuner"])), reward=sys.intern(str(spec["reward"])),
+            seed=int(spec["seed"]), changed=dict(spec.get("settings") or {}), budget=Budget.from_json(spec["budget"]),
+            status=summary["status"], reason=summary["reason"], ranked=summary["ranked"],
+            unranked_reason=summary["unranked_reason"], spec=spec, suite_title=summary["suite_title"],
+            spent=summary["spent"], lost=summary["lost"],
+            snapshots=tuple(Snapshot(*s) for s in summary["snapshots"]),
+            metrics=tuple(_metric(m, passports) for m in summary["metrics"]),
+            scales=tuple(
+                Scaled(Snapshot(*s), tuple(_metric(m, passports) for m in found)) for s, found in summary["scales"]
+            ),
+        )  # fmt: skip
+
+
+def _metric(m: list[Any], passports: list[dict[str, Any]]) -> Metric:
+    m[0], m[1], m[6], m[8] = sys.intern(m[0]), sys.intern(m[1]), sys.intern(m[6]), sys.intern(m[8])
+    m[9], m[10] = sys.intern(m[9]), sys.intern(m[10])
+    m[11] = m[11] and Change(*m[11])
+    m[12] = passports[m[12]]
+    return Metric(*m)
