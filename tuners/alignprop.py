@@ -53,6 +53,7 @@ class AlignProp(OnlineTuner):
 
     name = "alignprop"
     version = 1
+    draws = "alignprop"
     paper = "Prabhudesai et al., Aligning Text-to-Image Diffusion Models with Reward Backpropagation, arXiv 2310.03739"
     equations = "randomised truncated back-propagation"
     deviations = (
@@ -86,9 +87,8 @@ class AlignProp(OnlineTuner):
             )
         return problems
 
-    def path(self, update: int) -> Path:
-        T, config = self.sampler.n_steps, self.config
-        rng = self.ctx.rng("alignprop", update=update)
+    @classmethod
+    def draw_path(cls, config: Any, T: int, rng: torch.Generator) -> Path:
         if config.mode == "subset":
             train = draw_subset(T, rng)
         elif config.mode == "suffix":

@@ -24,6 +24,7 @@ import torch
 
 from bench.core.budget import Charge
 from bench.core.contract import Context, setting
+from bench.core.types import SamplerSpec
 from bench.diffusion.rollout import Outcome, Path, accumulate_at, noised
 from tuners.online import OnlineConfig, OnlineTuner, last_steps, of_steps
 
@@ -54,6 +55,7 @@ class DRaFT(OnlineTuner):
 
     name = "draft"
     version = 1
+    draws = "draft"
     paper = "Clark et al., Directly Fine-Tuning Diffusion Models on Differentiable Rewards, arXiv 2309.17400"
     equations = "DRaFT-K, DRaFT-LV; DRaFT+: NeMo-Aligner"
     deviations = (
@@ -80,7 +82,6 @@ class DRaFT(OnlineTuner):
 
     def __init__(self, config: DRaFTConfig, ctx: Context) -> None:
         super().__init__(config, ctx)
-        self.K = config.K or of_steps(self.sampler.n_steps, config.share)
         self.loss_scale /= config.n + 1
 
     @classmethod
@@ -90,14 +91,19 @@ class DRaFT(OnlineTuner):
             problems.append(f"K = {config.K} with {n_steps} sampler steps: at most {n_steps}")
         return problems
 
-    def path(self, update: int) -> Path:
-        T = self.sampler.n_steps
-        return Path(last_steps(T, self.K), stop=T - 1, through_input=not self.config.stop_gradient)
+    @classmethod
+    def draw_path(cls, config: Any, T: int, rng: torch.Generator) -> Path:
+        return Path(last_steps(T, _k_steps(config, T)), stop=T - 1, through_input=not config.stop_gradient)
 
-    def next_cost(self) -> Charge:
-        images = self.config.n * self.ctx.global_batch
-        rows = self.sampler.branches * images
-        return super().next_cost() + Charge({
+    @classmethod
+    def smaller(cls, config: Any, T: int) -> str:
+        return "a smaller K" if _k_steps(config, T) > 1 else "a smaller n" if config.n else ""
+
+    @classmethod
+    def update_cost(cls, config: Any, sampler: SamplerSpec, path: Path, n_samples: int) -> Charge:
+        images = config.n * n_samples
+        rows = sampler.branches * images
+        return super().update_cost(config, sampler, path, n_samples) + Charge({
             "denoiser_fwd": rows, "denoiser_bwd": rows, "denoiser_u": 3 * rows, "images": images,
             "reward_calls": images,
         })  # fmt: skip
@@ -112,3 +118,7 @@ class DRaFT(OnlineTuner):
             eps = torch.stack([torch.randn(x_0.shape[1:], generator=rng) for rng in draws]).to(x_0)
             accumulate_at(ctx.model, self.sampler, last, noised(self.sampler, last, x_0, eps), texts, loss)
         return outcome
+
+
+def _k_steps(config: DRaFTConfig, T: int) -> int:
+    return config.K or of_steps(T, config.share)

@@ -52,6 +52,7 @@ class DRTune(OnlineTuner):
 
     name = "drtune"
     version = 1
+    draws = "drtune"
     paper = "Wu et al., Deep Reward Supervisions for Tuning Text-to-Image Diffusion Models, arXiv 2405.00760"
     equations = "eq. 3, algorithm 1"
     deviations = (
@@ -84,13 +85,17 @@ class DRTune(OnlineTuner):
             problems.append(f"m = {m} with {n_steps} sampler steps: at most {n_steps - 1}, or nothing is sampled")
         return problems
 
-    def path(self, update: int) -> Path:
-        T = self.sampler.n_steps
-        rng = self.ctx.rng("drtune", update=update)
-        s = T - draw_t_min(self.m, rng) if self.m else None
-        length = T if self.config.span == "full" or s is None else s + 1
-        draw = draw_t_train if self.config.steps == "spaced" else draw_any
-        return Path(draw(length, min(self.K, length), rng), s, through_input=not self.config.stop_gradient)
+    @classmethod
+    def draw_path(cls, config: Any, T: int, rng: torch.Generator) -> Path:
+        K, m = _resolved(config, T)
+        s = T - draw_t_min(m, rng) if m else None
+        length = T if config.span == "full" or s is None else s + 1
+        draw = draw_t_train if config.steps == "spaced" else draw_any
+        return Path(draw(length, min(K, length), rng), s, through_input=not config.stop_gradient)
+
+    @classmethod
+    def smaller(cls, config: Any, T: int) -> str:
+        return "a smaller K" if _resolved(config, T)[0] > 1 else ""
 
 
 def _resolved(config: DRTuneConfig, T: int) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.functional import softplus
 
+from bench.core.afford import Need
 from bench.core.budget import Budget, Charge
 from bench.core.contract import Context, Phase, Report, Setup, setting
 from bench.core.errors import UserError
@@ -136,21 +137,20 @@ class HGDPO(AdapterTuner):
             found.append("loss = sft has no reference to match statistics with: lambda_stat = 0 goes with it")
         if found:
             return found
-        D, N = pool_size(config, setup.train_sampler, setup.budget, setup.n_train_prompts)
+        _, N = pool_size(config, setup.train_sampler, setup.budget, setup.n_train_prompts)
         if config.pair_rank > N:
             found.append(f"pair_rank = {config.pair_rank} of N = {N} images a prompt: at most {N}")
-        pool = draw_cost(setup.train_sampler, D * N) + score_cost(D * N)
-        update = update_cost(config, setup.global_batch)
-        for kind, limit in setup.budget.limits():
-            if (pool + update).get(kind) > limit:
-                each, step = pool.get(kind) / (D * N), update.get(kind)
-                room = int((limit - step) / each) if each else 0
-                found.append(
-                    f"the pool of D x N = {D} x {N} images costs {pool.get(kind):,.0f} {kind} and an update "
-                    f"{step:,.0f} of a budget of {limit:,.0f}, so no update is left: "
-                    + (f"D x N is at most {room}" if room >= 2 else f"the budget is at least {2 * each + step:,.0f}")
-                )
         return found
+
+    @classmethod
+    def first_update(cls, config: Any, setup: Setup) -> list[Need]:
+        D, N = pool_size(config, setup.train_sampler, setup.budget, setup.n_train_prompts)
+        n = D * N
+        pool = Need(
+            f"the pool of D x N = {D} x {N} images", draw_cost(setup.train_sampler, n) + score_cost(n),
+            "D x N is at most {room}", n, least=2,
+        )  # fmt: skip
+        return [pool, Need("an update", update_cost(config, setup.global_batch))]
 
     @classmethod
     def sampling_hooks(cls, config: Any) -> Sequence[Any]:

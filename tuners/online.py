@@ -10,9 +10,12 @@ from typing import Any, ClassVar
 
 import torch
 
+from bench.core.afford import Need
 from bench.core.budget import Charge
 from bench.core.contract import Context, Phase, Report, Reward, Setup, setting
 from bench.core.errors import UserError
+from bench.core.seeds import derive_seed
+from bench.core.types import SamplerSpec
 from bench.diffusion.rollout import Loss, Outcome, Path, accumulate_gradients, rollout_cost
 from bench.diffusion.samplers import Noise, build_sampler
 from tuners.adapting import AdapterConfig, AdapterTuner
@@ -63,10 +66,12 @@ class OnlineTuner(AdapterTuner):
     """A tuner that samples with the current model and ascends the reward's gradient through the sampler."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"differentiable-reward"})
+    draws: ClassVar[str]
+    """Purpose of the draws of ``draw_path``, one generator an update."""
 
     def __init__(self, config: Any, ctx: Context) -> None:
         super().__init__(config, ctx)
-        self.sampler = build_sampler(ctx.model, ctx.sampler)
+        self.sampler = build_sampler(ctx.model, self.rollout_spec(config, ctx.sampler))
         if problems := self.step_problems(config, self.sampler.n_steps):
             raise UserError(f"{self.name}: {problems[0]}")
         self.loss_scale: float = config.loss_scale
@@ -82,16 +87,47 @@ class OnlineTuner(AdapterTuner):
         """What does not fit a rollout of so many steps, each as one sentence with what is valid."""
         return []
 
+    @classmethod
+    def rollout_spec(cls, config: Any, suite: SamplerSpec) -> SamplerSpec:
+        """How it samples while training: as the suite does, or with a guidance of its own."""
+        return suite
+
+    @classmethod
     @abstractmethod
+    def draw_path(cls, config: Any, T: int, rng: torch.Generator) -> Path:
+        """Which of T steps train in an update, and where its rollouts end: one draw for the whole batch. It depends on
+        its arguments alone, so that a plan knows what the first update costs."""
+
     def path(self, update: int) -> Path:
-        """Which steps train in an update, and where its rollouts end: one draw for the whole batch."""
+        """The path of one update."""
+        return self.draw_path(self.config, self.sampler.n_steps, self.ctx.rng(self.draws, update=update))
+
+    @classmethod
+    def update_cost(cls, config: Any, sampler: SamplerSpec, path: Path, n_samples: int) -> Charge:
+        """Exactly what one update of ``n_samples`` rollouts costs."""
+        return rollout_cost(sampler, path, n_samples, config.kl) + Charge({"steps": 1})
+
+    @classmethod
+    def first_update(cls, config: Any, setup: Setup) -> list[Need]:
+        sampler = cls.rollout_spec(config, setup.train_sampler)
+        rng = torch.Generator().manual_seed(derive_seed(setup.seed, cls.draws, update=0))
+        path = cls.draw_path(config, sampler.n_steps, rng)
+        return [Need(
+            f"an update of {setup.global_batch} rollouts",
+            cls.update_cost(config, sampler, path, setup.global_batch), cls.smaller(config, sampler.n_steps),
+        )]  # fmt: skip
+
+    @classmethod
+    def smaller(cls, config: Any, T: int) -> str:
+        """The setting that makes an update cost less, such as ``a smaller K``; "" where none does."""
+        return ""
 
     def phases(self) -> list[Phase]:
         return [Phase("tune", self.unit, done=lambda: False, next_cost=self.next_cost)]
 
     def next_cost(self) -> Charge:
         path = self.path(self.update)
-        return rollout_cost(self.sampler, path, self.ctx.global_batch, self.config.kl) + Charge({"steps": 1})
+        return self.update_cost(self.config, self.sampler.spec, path, self.ctx.global_batch)
 
     def unit(self) -> Report:
         """One optimiser step on ``global_batch`` rollouts."""

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from bench.core.afford import Need
 from bench.core.budget import Charge
 from bench.core.contract import Context, Patch, Phase, Report, Setup, setting
 from bench.diffusion import adapters
@@ -77,21 +78,17 @@ class RAFT(AdapterTuner):
         """Updates done in this round."""
 
     @classmethod
-    def problems(cls, config: Any, setup: Setup) -> list[str]:
-        found = super().problems(config, setup)
-        n = prompts_a_round(config, setup.global_batch) * config.k
-        first = draw_cost(setup.train_sampler, n) + score_cost(n) + update_cost(config, setup.global_batch)
-        for kind, limit in setup.budget.limits():
-            if first.get(kind) > limit:
-                found.append(
-                    f"a round of {n // config.k} prompts x k = {config.k} images and one update cost "
-                    f"{first.get(kind):,.0f} {kind} of a budget of {limit:,.0f}: fewer prompts, "
-                    f"a smaller k (at least 2) or a larger budget"
-                )
-        return found
+    def first_update(cls, config: Any, setup: Setup) -> list[Need]:
+        D, k = prompts_a_round(config, setup.global_batch), config.k
+        n = D * k
+        images = Need(
+            f"a round's prompts x k = {D} x {k} images", draw_cost(setup.train_sampler, n) + score_cost(n),
+            "fewer prompts or a smaller k, prompts x k is at most {room}", n, least=2,
+        )  # fmt: skip
+        return [images, Need("an update", update_cost(config, setup.global_batch))]
 
     def phases(self) -> list[Phase]:
-        # the first round's images are a phase of their own, so that its end is seen in the log
+        # what comes before the first update is a phase of its own, as the contract asks
         first = Phase("first-images", self.unit, lambda: self.round > 0 or not self.drawing, self.next_cost)
         return [first, Phase("rounds", self.unit, lambda: False, self.next_cost)]
 

@@ -24,11 +24,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bench.core.afford import Need
 from bench.core.budget import Charge
 from bench.core.contract import Context, Patch, Phase, Report, Setup, setting
+from bench.core.types import SamplerSpec
 from bench.diffusion.generate import SamplingHook, sample_latents
 from bench.diffusion.samplers import Noise
 from bench.tiny import is_tiny_world
+from tuners.pool import draw_cost
 from tuners.realign import parts
 from tuners.realign.hook import FineRealignment, FineSettings
 from tuners.refl import ReFL, ReFLConfig
@@ -148,7 +151,7 @@ class RealignDiff(ReFL):
 
     def __init__(self, config: RealignDiffConfig, ctx: Context) -> None:
         if config.kl < 0:
-            w = config.guidance if config.guidance >= 0 else ctx.sampler.guidance
+            w = self.rollout_spec(config, ctx.sampler).guidance
             config = replace(config, kl=1 / max(w, 1.0) ** 2)
         super().__init__(config, ctx)
         self.rehearsed = False
@@ -171,6 +174,15 @@ class RealignDiff(ReFL):
             for kind in parts.KINDS:
                 problems += parts.problems(kind, getattr(config, kind), tiny_world=tiny)
         return problems
+
+    @classmethod
+    def first_update(cls, config: Any, setup: Setup) -> list[Need]:
+        if "coarse" not in config.stages:
+            return []
+        update = super().first_update(config, setup)
+        if "fine" not in config.stages:
+            return update
+        return [Need("a rehearsal of the fine stage", _rehearsal_cost(setup.train_sampler), "stages = coarse"), *update]
 
     @classmethod
     def sampling_hooks(cls, config: Any) -> Sequence[SamplingHook]:
@@ -201,7 +213,8 @@ class RealignDiff(ReFL):
         coarse = super().phases() if "coarse" in self.config.stages else []
         if "fine" not in self.config.stages:
             return coarse
-        return [Phase("rehearse", self.rehearse, lambda: self.rehearsed, self.rehearsal_cost), *coarse]
+        cost = _rehearsal_cost(self.ctx.sampler)
+        return [Phase("rehearse", self.rehearse, lambda: self.rehearsed, lambda: cost), *coarse]
 
     def rehearse(self) -> Report:
         """Both stages of one training prompt, by one process."""
@@ -212,10 +225,6 @@ class RealignDiff(ReFL):
             sample_latents(ctx.model, [p.text for p in ctx.prompts(0, 1)], noise, ctx.sampler, (hook,))
         self.rehearsed = True
         return Report(n_steps=0)
-
-    def rehearsal_cost(self) -> Charge:
-        fwd = 2 * self.ctx.sampler.n_steps * (1 if self.ctx.sampler.guidance == 1 else 2)
-        return Charge({"denoiser_fwd": fwd, "denoiser_u": fwd, "images": 1})
 
     def patch(self) -> Patch:
         if "coarse" in self.config.stages:
@@ -228,3 +237,8 @@ class RealignDiff(ReFL):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.rehearsed = bool(state["rehearsed"])
+
+
+def _rehearsal_cost(sampler: SamplerSpec) -> Charge:
+    """One picture, sampled twice and decoded in between."""
+    return draw_cost(sampler, 2) + Charge({"images": 1})

@@ -17,13 +17,16 @@ from typing import Any, ClassVar
 
 import torch
 
+from bench.core.afford import Need
 from bench.core.budget import Charge
 from bench.core.contract import Context, Patch, Phase, Report, Setup, setting
+from bench.core.types import SamplerSpec
 from bench.diffusion.denoising import denoising_loss
 from bench.diffusion.generate import sample_latents
 from bench.diffusion.rollout import Path
-from bench.diffusion.samplers import Noise, build_sampler
+from bench.diffusion.samplers import Noise
 from tuners.online import OnlineConfig, OnlineTuner, of_steps
+from tuners.pool import draw_cost
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class ReFL(OnlineTuner):
 
     name = "refl"
     version = 1
+    draws = "refl"
     paper = "Xu et al., ImageReward: Learning and Evaluating Human Preferences, arXiv 2304.05977"
     equations = "algorithm 1, eq. 6-7"
     deviations: ClassVar[tuple[str, ...]] = (
@@ -76,30 +80,24 @@ class ReFL(OnlineTuner):
 
     def __init__(self, config: ReFLConfig, ctx: Context) -> None:
         super().__init__(config, ctx)
-        if config.guidance >= 0:
-            self.sampler = build_sampler(ctx.model, replace(ctx.sampler, guidance=config.guidance))
-        self.window = config.window or of_steps(self.sampler.n_steps, config.share)
+        self.window = _window(config, self.sampler.n_steps)
         self.pool: list[tuple[str, torch.Tensor]] = []
         """(prompt, clean latent (C, h, w)) of the base model, for L_pre."""
 
     @classmethod
-    def problems(cls, config: Any, setup: Setup) -> list[str]:
-        found = super().problems(config, setup)
-        if not config.pretrain_weight or found:
-            return found
-        T, B = setup.train_sampler.n_steps, setup.global_batch
-        branches = 1 if setup.train_sampler.guidance == 1 else 2
-        pool = config.pretrain_pool * T * branches
-        window = config.window or of_steps(T, config.share)
-        # the cheapest update: an early stop at the window's first step, which trains; L_pre costs 3 U a sample
-        update = B * branches * (T - window + 1 + 3) + 3 * B
-        limit = setup.budget.limit("denoiser_u")
-        if limit is not None and pool + update > limit:
-            found.append(
-                f"L_pre's pool of {config.pretrain_pool} images costs {pool:,} U and an update {update:,} or more of a "
-                f"budget of {limit:,.0f}, so no update is left: a smaller pretrain_pool or a larger budget"
-            )
-        return found
+    def rollout_spec(cls, config: Any, suite: SamplerSpec) -> SamplerSpec:
+        return replace(suite, guidance=config.guidance) if config.guidance >= 0 else suite
+
+    @classmethod
+    def first_update(cls, config: Any, setup: Setup) -> list[Need]:
+        update = super().first_update(config, setup)
+        if not config.pretrain_weight:
+            return update
+        n = config.pretrain_pool
+        pool = Need(
+            f"L_pre's pool of {n} images", draw_cost(setup.train_sampler, n), "pretrain_pool is at most {room}", n
+        )
+        return [pool, *update]
 
     @classmethod
     def step_problems(cls, config: Any, n_steps: int) -> list[str]:
@@ -107,10 +105,16 @@ class ReFL(OnlineTuner):
             return [f"window = {config.window} with {n_steps} sampler steps: at most {n_steps}"]
         return super().step_problems(config, n_steps)
 
-    def path(self, update: int) -> Path:
-        T = self.sampler.n_steps
-        i = int(torch.randint(T - self.window, T, (), generator=self.ctx.rng("refl", update=update)))
+    @classmethod
+    def draw_path(cls, config: Any, T: int, rng: torch.Generator) -> Path:
+        i = int(torch.randint(T - _window(config, T), T, (), generator=rng))
         return Path(train=frozenset({i}), stop=i)
+
+    @classmethod
+    def update_cost(cls, config: Any, sampler: SamplerSpec, path: Path, n_samples: int) -> Charge:
+        n = n_samples if config.pretrain_weight else 0
+        pretraining = Charge({"denoiser_fwd": n, "denoiser_bwd": n, "denoiser_u": 3 * n})
+        return super().update_cost(config, sampler, path, n_samples) + pretraining
 
     # -- the optional pre-training term
 
@@ -140,13 +144,7 @@ class ReFL(OnlineTuner):
         return n
 
     def pool_cost(self) -> Charge:
-        n = self._next_images()
-        fwd = n * self.ctx.sampler.n_steps * (1 if self.ctx.sampler.guidance == 1 else 2)
-        return Charge({"denoiser_fwd": fwd, "denoiser_u": fwd})
-
-    def next_cost(self) -> Charge:
-        n = self.ctx.global_batch if self.config.pretrain_weight else 0
-        return super().next_cost() + Charge({"denoiser_fwd": n, "denoiser_bwd": n, "denoiser_u": 3 * n})
+        return draw_cost(self.ctx.sampler, self._next_images())
 
     def accumulate(self, path: Path) -> dict[str, float]:
         scalars = super().accumulate(path)
@@ -178,3 +176,7 @@ class ReFL(OnlineTuner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.pool = [(text, x0) for text, x0 in state["pool"]]
+
+
+def _window(config: ReFLConfig, T: int) -> int:
+    return config.window or of_steps(T, config.share)

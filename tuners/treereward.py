@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 import torch
 
 from bench.core import registry
+from bench.core.afford import Need
 from bench.core.budget import Budget, Charge
 from bench.core.contract import Context, Patch, Phase, Report, Reward, Setup, setting
 from bench.core.errors import UserError, unknown_name
@@ -33,7 +34,6 @@ from bench.core.types import SamplerSpec
 from bench.diffusion.rollout import Loss
 from bench.diffusion.rollout import Path as Rollout
 from bench.tiny import is_tiny_world
-from tuners.online import of_steps
 from tuners.refl import ReFL, ReFLConfig
 from tuners.tree.dimensions import DIMENSIONS
 from tuners.tree.feedback import Feedback
@@ -203,8 +203,7 @@ class TreeReward(ReFL):
                 found.append("re-captioning needs other images' texts: at least 2 training prompts, or votes=FILE")
         if config.structure != "tree" and (config.literal or config.uniform_gate):
             found.append(f"structure = {config.structure} has no gate: literal and uniform_gate go with tree")
-        # ReFL may have said so of its pool already, and of wrong settings no cost is known
-        return found or cls._budget_problems(config, source, setup)
+        return found
 
     @classmethod
     def _aligner_problems(cls, aligner: str, tiny: bool) -> list[str]:
@@ -217,15 +216,14 @@ class TreeReward(ReFL):
         return []
 
     @classmethod
-    def _budget_problems(cls, config: Any, source: str, setup: Setup) -> list[str]:
+    def first_update(cls, config: Any, setup: Setup) -> list[Need]:
+        source, _ = parse_feedback(config.feedback or (SCENES if is_tiny_world(setup.model) else GENERATED))
         n = n_pairs(config, source, setup.train_sampler, setup.budget)
-        spent = feedback_cost(source, n, setup.train_sampler) + Charge({"steps": config.fit_steps})
-        spent += least_tuning_cost(config, setup)
+        steps = config.fit_steps
         return [
-            f"feedback, fit, L_pre's pool and one update take {spent.get(kind):,.0f} {kind} of a budget of "
-            f"{limit:,.0f}, so no update is left: fewer pairs or fit_steps, a smaller pretrain_pool, or a larger budget"
-            for kind, limit in setup.budget.limits()
-            if spent.get(kind) > limit
+            Need(f"{n} pairs of feedback", feedback_cost(source, n, setup.train_sampler), "fewer pairs"),
+            Need(f"{steps} fit_steps", Charge({"steps": steps}), "fit_steps is at most {room}", steps),
+            *super().first_update(config, setup),
         ]
 
     @classmethod
@@ -408,23 +406,6 @@ def feedback_cost(source: str, n: int, sampler: SamplerSpec) -> Charge:
     if source != GENERATED:
         return Charge()
     return sum((recipe_cost(recipe(i, "", 0).how, sampler) for i in range(n)), Charge())
-
-
-def least_tuning_cost(config: TreeRewardConfig, setup: Setup) -> Charge:
-    """L_pre's pool and the cheapest update: a stop at the first step of ReFL's window."""
-    sampler, B = setup.train_sampler, setup.global_batch
-    T = sampler.n_steps
-    guidance = config.guidance if config.guidance >= 0 else sampler.guidance
-    rows = B * (1 if guidance == 1 else 2)
-    fwd = rows * (T - (config.window or of_steps(T, config.share)) + 1 + (2 if config.kl else 1))
-    bwd = rows
-    if config.pretrain_weight:
-        fwd += B + config.pretrain_pool * T * (1 if sampler.guidance == 1 else 2)
-        bwd += B
-    return Charge({
-        "denoiser_fwd": fwd, "denoiser_bwd": bwd, "denoiser_u": fwd + 2 * bwd, "images": B, "reward_calls": B,
-        "steps": 1,
-    })  # fmt: skip
 
 
 def n_pairs(config: TreeRewardConfig, source: str, sampler: SamplerSpec, budget: Budget) -> int:

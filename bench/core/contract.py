@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from bench.core.afford import Need
 from bench.core.budget import Budget, Charge
 from bench.core.errors import UserError, unknown_name
 from bench.core.types import Prompt, SamplerSpec, Suite
@@ -85,6 +86,8 @@ class Setup:
     reward: str
     """Canonical expression."""
     model: str
+    seed: int = 0
+    """Root of the run's draws: what the first update draws, and so costs, is known before the run."""
 
 
 class Reward(ABC):
@@ -205,6 +208,13 @@ class Tuner(ABC):
         return []
 
     @classmethod
+    def first_update(cls, config: Any, setup: Setup) -> Sequence[Need]:
+        """All that must be done up to the end of the first update, in order and at its exact cost: a plan refuses a
+        budget that does not hold it. Asked where ``problems`` has none. Empty where that is not known (a run without
+        an update is then not ranked), or where nothing is tuned."""
+        return ()
+
+    @classmethod
     def trained_reward(cls, config: Any, model: str) -> str:
         """The reward that it tunes for on this base model where the user names none; "" leaves that to the suite."""
         return ""
@@ -232,7 +242,9 @@ class Tuner(ABC):
         return ()
 
     @abstractmethod
-    def phases(self) -> list[Phase]: ...
+    def phases(self) -> list[Phase]:
+        """In order. What must come before the first update is in phases before the last: contract checks run those to
+        their ends, and a few units of the last."""
 
     def patch(self) -> Patch:
         return Patch(hooks=tuple(self.sampling_hooks(self.config)))

@@ -50,6 +50,11 @@ class SamplerSpec:
     resolution: int | None = None
     """Image side in pixels; None is the base model's own."""
 
+    @property
+    def branches(self) -> int:
+        """U-Net rows a sample costs at one step: 2 with guidance, 1 without."""
+        return 1 if self.guidance == 1 else 2
+
 
 @dataclass(frozen=True)
 class SuiteSpec:

@@ -35,6 +35,7 @@ import torch
 from bench.core.budget import Charge
 from bench.core.contract import Patch
 from bench.core.errors import Diverged
+from bench.core.types import SamplerSpec
 from bench.diffusion.models import BaseModel
 from bench.diffusion.samplers import Noise, Sampler, conditions, predict_eps
 
@@ -238,7 +239,7 @@ def _vjp(
     return g[0], g[1], g[2] if len(g) > 2 else None
 
 
-def rollout_cost(sampler: Sampler, path: Path, n_samples: int, kl: float = 0.0) -> Charge:
+def rollout_cost(sampler: Sampler | SamplerSpec, path: Path, n_samples: int, kl: float = 0.0) -> Charge:
     """Exactly what the meters will count for one update of ``n_samples`` images: a forward for each executed step, a
     forward and a backward more for each trained one, and with L_kl the reference's forward; one decode and one reward
     call an image."""

@@ -78,7 +78,7 @@ class Sampler:
     @property
     def branches(self) -> int:
         """U-Net rows a sample costs at one step: 2 with guidance, 1 without."""
-        return 1 if self.spec.guidance == 1 else 2
+        return self.spec.branches
 
     def walk(self) -> Walk:
         return Walk(self, self._scheduler())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core import registry
+from bench.core.afford import shortfalls
 from bench.core.budget import Budget
 from bench.core.contract import Setup, Tuner, changed_settings, make_config
 from bench.core.errors import UserError, unknown_name
@@ -327,9 +328,9 @@ def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSour
     problems = [*_missing_model(source), *missing(suite.spec.metrics, suite), *_sampler_problems(spec, source)]
     setup = Setup(
         train_sampler=spec.train_sampler, sampler=spec.sampler, global_batch=spec.global_batch, budget=spec.budget,
-        n_train_prompts=len(suite.train_prompts), reward=spec.reward, model=spec.model,
+        n_train_prompts=len(suite.train_prompts), reward=spec.reward, model=spec.model, seed=spec.seed,
     )  # fmt: skip
-    problems += [f"{tuner.label}: {problem}" for problem in tuner.cls.problems(tuner.config, setup)]
+    problems += [f"{tuner.label}: {problem}" for problem in tuner_problems(tuner.cls, tuner.config, setup)]
     terms = [name for _, name in expression.parse(spec.reward)]
     _, missing_reward = _reward_revision(spec.reward)
     if missing_reward:
@@ -344,6 +345,12 @@ def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSour
     if leaked:
         problems.append(f"{len(leaked)} training prompts stand in the evaluation list, such as {leaked[0]}")
     return problems
+
+
+def tuner_problems(cls: type[Tuner], config: Any, setup: Setup) -> list[str]:
+    """What would make this run of a tuner fail: its own reasons, or else a budget without room for one update."""
+    # the cost of wrong settings is not known
+    return cls.problems(config, setup) or shortfalls(cls.first_update(config, setup), setup.budget)
 
 
 def _differentiable(reward: str) -> bool:

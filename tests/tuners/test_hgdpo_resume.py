@@ -12,6 +12,7 @@ from bench.core.errors import UserError
 from bench.core.types import SamplerSpec
 from bench.diffusion import adapters
 from bench.diffusion.meters import Meters
+from bench.engine.plan import tuner_problems
 from tuners.hgdpo import HGDPO, N_THRIFTY, pool_size, update_cost
 from tuners.pool import draw_cost
 
@@ -123,7 +124,7 @@ def setup(limit=24_000.0, n_prompts=256, **budget):
 
 
 def problems(s, **settings):
-    return HGDPO.problems(make_config(HGDPO, settings), s)
+    return tuner_problems(HGDPO, make_config(HGDPO, settings), s)
 
 
 @pytest.mark.parametrize("limit", [200, 1_000, 24_000, 100_000, 10_000_000])

@@ -17,6 +17,7 @@ from bench.diffusion.random_tiny import random_pipeline
 from bench.diffusion.reference import full_graph_gradients
 from bench.diffusion.rollout import Path, rollout_cost
 from bench.diffusion.samplers import Noise, build_sampler
+from bench.engine.plan import tuner_problems
 from tuners.alignprop import AlignProp
 from tuners.draft import DRaFT
 from tuners.drtune import DRTune, draw_t_train
@@ -335,7 +336,7 @@ def problems(cls, n_steps=10, scheduler="ddim", **settings):
         train_sampler=sampler, sampler=sampler, global_batch=2, budget=Budget(denoiser_u=1e6), n_train_prompts=6,
         reward="red", model="tiny-sd",
     )  # fmt: skip
-    return cls.problems(make_config(cls, settings), setup)
+    return tuner_problems(cls, make_config(cls, settings), setup)
 
 
 @pytest.mark.parametrize(
@@ -368,10 +369,10 @@ def test_a_pool_for_l_pre_that_leaves_no_update_is_refused():
         train_sampler=sampler, sampler=sampler, global_batch=8, budget=Budget(denoiser_u=5000), n_train_prompts=6,
         reward="red", model="tiny-sd",
     )  # fmt: skip
-    (problem,) = ReFL.problems(make_config(ReFL, {"pretrain_weight": 1.0}), setup)
+    (problem,) = tuner_problems(ReFL, make_config(ReFL, {"pretrain_weight": 1.0}), setup)
     assert "6,400 U" in problem
-    assert ReFL.problems(make_config(ReFL, {}), setup) == []
-    assert ReFL.problems(make_config(ReFL, {"pretrain_weight": 1.0, "pretrain_pool": 8}), setup) == []
+    assert tuner_problems(ReFL, make_config(ReFL, {}), setup) == []
+    assert tuner_problems(ReFL, make_config(ReFL, {"pretrain_weight": 1.0, "pretrain_pool": 8}), setup) == []
 
 
 def test_a_clip_of_zero_never_scales():

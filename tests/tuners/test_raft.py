@@ -14,6 +14,7 @@ from bench.diffusion.denoising import denoising_loss
 from bench.diffusion.generate import sample_latents
 from bench.diffusion.meters import Meters
 from bench.diffusion.samplers import Noise
+from bench.engine.plan import tuner_problems
 from tuners.raft import RAFT
 
 from .world import Red, context
@@ -180,8 +181,8 @@ def setup(limit):
 def test_a_budget_that_holds_no_update_is_refused():
     config = make_config(RAFT, {})
     first = 32 * config.k * 40 + 8 * 3
-    assert RAFT.problems(config, setup(first)) == []
-    (problem,) = RAFT.problems(config, setup(first - 1))
+    assert tuner_problems(RAFT, config, setup(first)) == []
+    (problem,) = tuner_problems(RAFT, config, setup(first - 1))
     assert "fewer prompts" in problem and f"{first:,}" in problem
-    assert RAFT.problems(make_config(RAFT, {"prompts": 1, "k": 2}), setup(first - 1)) == []
+    assert tuner_problems(RAFT, make_config(RAFT, {"prompts": 1, "k": 2}), setup(first - 1)) == []
     assert "differentiable-reward" not in RAFT.needs

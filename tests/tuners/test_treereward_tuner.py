@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.core.afford import total
 from bench.core.budget import KINDS, Budget, Ledger
 from bench.core.contract import Setup, make_config
 from bench.core.errors import UserError
@@ -14,6 +15,7 @@ from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion import adapters
 from bench.diffusion.check import check_tuner
 from bench.diffusion.meters import Meters
+from bench.engine.plan import tuner_problems
 from bench.engine.scoring import Trained
 from rewards.caption import BlipCosine
 from rewards.expression import load_reward
@@ -26,7 +28,6 @@ from tuners.treereward import (
     TreeReward,
     TreeRewardConfig,
     feedback_cost,
-    least_tuning_cost,
     n_pairs,
     parse_feedback,
 )
@@ -199,12 +200,16 @@ def vote_file(folder, dimensions, each=2):
     return path
 
 
-def problems(model="tiny-sd", budget=None, n_prompts=100, **settings):
+SEED = 5
+
+
+def problems(model="tiny-sd", budget=None, n_prompts=100, seed=0, **settings):
     setup = Setup(
         train_sampler=SamplerSpec("ddim", 20, 4.0), sampler=SamplerSpec("ddim", 20, 4.0), global_batch=8,
         budget=budget or Budget(denoiser_u=24_000), n_train_prompts=n_prompts, reward="tiny-pick", model=model,
+        seed=seed,
     )  # fmt: skip
-    return "; ".join(TreeReward.problems(make_config(TreeReward, settings), setup))
+    return "; ".join(tuner_problems(TreeReward, make_config(TreeReward, settings), setup))
 
 
 def test_the_defaults_on_the_tiny_model_have_no_problem():
@@ -253,17 +258,19 @@ def test_without_a_setting_the_aligner_is_of_the_base_models_world(tmp_path):
 )
 def test_a_budget_must_hold_feedback_fit_pool_and_one_update(kind, least, settings):
     def at(limit):
-        return problems(budget=Budget(**{kind: limit}, primary=kind), **settings)
+        # of this seed, the first update stops at the first step of the window
+        return problems(budget=Budget(**{kind: limit}, primary=kind), seed=SEED, **settings)
 
     assert at(least - 1).count("no update is left") == 1
     assert at(least) == ""
 
 
-def test_the_least_cost_is_that_of_the_pool_and_an_update_at_the_windows_first_step(tmp_path):
+def test_the_least_cost_is_that_of_the_pool_and_the_first_update(tmp_path):
     ctx = context(work_dir=tmp_path)
     tuner = treereward(tmp_path, ctx, share=0.25)
     setup = Setup(ctx.sampler, ctx.sampler, ctx.global_batch, ctx.budget, 6, "red", "tiny-sd")
-    said, known = least_tuning_cost(tuner.config, setup), tuner.pool_cost() + tuner.next_cost()
+    said = total(TreeReward.first_update(tuner.config, setup)[2:])  # without feedback and fit
+    known = tuner.pool_cost() + tuner.next_cost()
     assert {k: said.get(k) for k in KINDS} == {k: known.get(k) for k in KINDS}
 
 
