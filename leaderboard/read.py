@@ -208,5 +208,3 @@ class _Memory:
 
 def _sum(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:16]
-
-

@@ -105,6 +105,10 @@ class Run:
     snapshots: tuple[Snapshot, ...] = field(compare=False)
     metrics: tuple[Metric, ...] = field(compare=False)
     scales: tuple[Scaled, ...] = field(compare=False)
+    external: str | None
+    """Set for images from elsewhere, which nobody here tuned: the note on where they come from, or nothing."""
+    n_raters: int
+    """People whose votes count in the run's human studies."""
 
     @property
     def record(self) -> Record:
@@ -189,7 +193,8 @@ def summary_of(record: Record) -> dict[str, Any]:
         "spent": record.ledger.spent, "lost": record.ledger.lost,
         "snapshots": [snapshot(s) for s in record.snapshots], "metrics": [metric(m) for m in record.metrics],
         "scales": [[snapshot(e.snapshot), [metric(m) for m in e.metrics]] for e in record.scales],
-        "passports": passports,
+        "external": record.external.note if record.external is not None else None,
+        "n_raters": sum(study.n_raters for study in record.studies), "passports": passports,
     }  # fmt: skip
 
 
@@ -217,6 +222,7 @@ class Runs:
             scales=tuple(
                 Scaled(Snapshot(*s), tuple(_metric(m, passports) for m in found)) for s, found in summary["scales"]
             ),
+            external=summary["external"], n_raters=summary["n_raters"],
         )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ Direction and role come from the records, never from a metric's name.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,17 +13,16 @@ from typing import Any
 import pandas as pd
 
 from bench.core.identity import canonical_json, digest
-from leaderboard.run import Run
+from leaderboard.columns import Column, Figures, differing
+from leaderboard.run import Metric, Run, Scaled
 from leaderboard.stats import apart
-from leaderboard.wording import METRIC_KINDS, budget_text, kind_of, plain_value
+from leaderboard.wording import budget_text, kind_of
 
 LONG_COLUMNS = (
     "suite", "edition", "budget", "model", "tuner", "reward", "settings", "seed", "run_id", "status", "ranked",
     "snapshot", "fraction", "stage", "metric", "value", "ci_low", "ci_high", "n", "unit", "higher_is_better", "role",
     "judge", "family", "difference", "difference_low", "difference_high", "passport", "error",
 )  # fmt: skip
-_ROLE_ORDER = {"held-out": 0, "related": 1, "trained-on": 2}
-_KIND_ORDER = {kind: i for i, kind in enumerate(METRIC_KINDS)}
 
 
 def long_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -32,25 +30,23 @@ def long_table(runs: Sequence[Run]) -> pd.DataFrame:
 
     ``stage`` is ``base``, ``final`` (the last tuned snapshot) or ``between``.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
+    passports: dict[int, str] = {}
     for run in sorted(runs, key=lambda r: r.run_id):
         fractions = {s.name: s.fraction for s in run.snapshots}
         stages = {s.name: stage for s, stage in ((run.base, "base"), (run.final, "final")) if s is not None}
+        shared = (run.suite, run.edition, "none" if run.external is not None else budget_text(run.budget), run.model,
+                  run.tuner, run.reward, canonical_json(run.changed), run.seed, run.run_id, run.status,
+                  run.ranked)  # fmt: skip
         for m in sorted(run.metrics, key=lambda m: (fractions.get(m.snapshot, 0.0), m.name)):
-            change = m.difference
-            rows.append({
-                "suite": run.suite, "edition": run.edition, "budget": budget_text(run.budget), "model": run.model,
-                "tuner": run.tuner, "reward": run.reward, "settings": canonical_json(run.changed), "seed": run.seed,
-                "run_id": run.run_id, "status": run.status, "ranked": run.ranked,
-                "snapshot": m.snapshot, "fraction": fractions.get(m.snapshot),
-                "stage": stages.get(m.snapshot, "between"), "metric": m.name, "value": m.value, "ci_low": m.ci_low,
-                "ci_high": m.ci_high, "n": m.n, "unit": m.unit, "higher_is_better": m.higher_is_better,
-                "role": m.role, "judge": m.judge, "family": m.family,
-                "difference": change.value if change else None, "difference_low": change.ci_low if change else None,
-                "difference_high": change.ci_high if change else None, "passport": canonical_json(m.passport),
-                "error": m.error,
-            })  # fmt: skip
-    table = pd.DataFrame(rows, columns=list(LONG_COLUMNS))
+            if id(m.passport) not in passports:
+                passports[id(m.passport)] = canonical_json(m.passport)
+            rows.append((
+                *shared, m.snapshot, fractions.get(m.snapshot), stages.get(m.snapshot, "between"), m.name, m.value,
+                m.ci_low, m.ci_high, m.n, m.unit, m.higher_is_better, m.role, m.judge, m.family,
+                *(m.difference or (None, None, None)), passports[id(m.passport)], m.error,
+            ))  # fmt: skip
+    table = pd.DataFrame.from_records(rows, columns=list(LONG_COLUMNS))
     floats = ["fraction", "value", "ci_low", "ci_high", "difference", "difference_low", "difference_high"]
     return table.astype(dict.fromkeys(floats, "float64"))
 
@@ -68,23 +64,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Column:
-    """Figures that may be compared: one metric, one direction, one passport."""
-
-    key: str
-    metric: str
-    unit: str
-    higher_is_better: bool
-    passport: dict[str, Any]
-    differs: tuple[str, ...]
-    """``resize = bicubic``: where it departs from its namesakes on this board; empty when it has none."""
-    role: str
-    """The cells' role, or ``mixed`` where the rows were trained on different rewards."""
-    n: int | None
-    """Images of one seed, where all cells agree."""
-
-
-@dataclass(frozen=True)
 class Row:
     """One tuner with one set of settings and one reward: its seeds together."""
 
@@ -99,6 +78,15 @@ class Row:
     """Whether the interval is clear of 50 %; None without one."""
     errors: dict[str, str] = field(default_factory=dict)
     """Why a metric has no value."""
+    scaled: tuple[tuple[float, float | None, dict[str, Cell]], ...] = ()
+    """Other adapter scales of the first run: scale, U for an image, figures."""
+
+    @property
+    def u_per_image(self) -> float | None:
+        """U-Net evaluations that sampling one image took, where every run's was measured."""
+        found = [run.final.u_per_image for run in self.runs if run.final is not None]
+        known = [u for u in found if u is not None]
+        return math.fsum(known) / len(known) if known and len(known) == len(self.runs) else None
 
 
 @dataclass(frozen=True)
@@ -117,10 +105,17 @@ class Board:
     rows: tuple[Row, ...]
     ended: tuple[Row, ...]
     """Runs without a full result, one a row."""
+    external: tuple[Row, ...]
+    """Images from elsewhere on the same prompts: no budget, no place."""
     base: dict[str, tuple[float, float]]
     """The base model's figures by column: lowest and highest over the runs (they agree on one machine)."""
     rank_columns: tuple[str, ...]
     """Columns of the judges that are held out for every row."""
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run that the board shows."""
+        return tuple(run for row in (*self.rows, *self.ended, *self.external) for run in row.runs)
 
     @property
     def n(self) -> int | None:
@@ -130,70 +125,39 @@ class Board:
 
 
 def boards(runs: Sequence[Run]) -> list[Board]:
-    """The boards of the ranked runs, in order of suite, model and budget."""
+    """The boards of the ranked runs, in order of suite, model and budget.
+
+    Images from elsewhere stand on every board of their prompts, and on one of their own where there is none.
+    """
     groups: dict[tuple[str, str, str], dict[str, list[Run]]] = {}
+    elsewhere: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        if run.ranked:
+        if run.ranked and run.external is not None:
+            elsewhere.setdefault(_prompts(run), []).append(run)
+        elif run.ranked:
             place = (run.suite, run.model, canonical_json(run.budget.to_json()))
             groups.setdefault(place, {}).setdefault(digest(_protocol(run), 8), []).append(run)
-    made = []
+    made, met = [], set()
     for place in sorted(groups):
         protocols = groups[place]
         namesakes = [_protocol(protocols[key][0]) for key in sorted(protocols)]
         for key in sorted(protocols):
-            differs = _differing(_protocol(protocols[key][0]), namesakes)
-            made.append(_board(digest([place, key], 8), protocols[key], differs))
-    return made
+            differs = differing(_protocol(protocols[key][0]), namesakes)
+            prompts = _prompts(protocols[key][0])
+            met.add(prompts)
+            made.append(_board(digest([place, key], 8), protocols[key], elsewhere.get(prompts, []), differs))
+    alone = [_board(digest(prompts, 8), [], elsewhere[prompts], ()) for prompts in sorted(elsewhere.keys() - met)]
+    return [*made, *alone]
+
+
+def _prompts(run: Run) -> tuple[str, str]:
+    """What images from elsewhere must share with a board."""
+    return run.suite, canonical_json([run.spec.get("prompt_hash"), run.spec.get("limit")])
 
 
 def unranked(runs: Sequence[Run]) -> list[Run]:
     """Runs that no board shows."""
     return sorted((r for r in runs if not r.ranked), key=lambda r: (r.suite, r.tuner, r.seed, r.run_id))
-
-
-def metric_columns(table: pd.DataFrame) -> list[Column]:
-    """The comparable columns of a slice of the long table.
-
-    Two values share a column only when metric, unit, direction and the whole passport agree.
-    """
-    found: list[Column] = []
-    final = table[table["stage"] == "final"]
-    for metric, same in final.groupby("metric", sort=True):
-        name = str(metric)
-        groups = list(same.groupby(["unit", "higher_is_better", "passport"], sort=True))
-        facts = [_facts(group.iloc[0]) for _, group in groups]
-        for (_, group), fact in zip(groups, facts, strict=True):
-            if group["value"].isna().all():
-                continue  # a failed metric is told on its row
-            roles, counts = sorted(set(group["role"])), set(group["n"])
-            found.append(Column(
-                key=digest([name, fact], 10), metric=name, unit=str(fact["unit"]),
-                higher_is_better=bool(group.iloc[0]["higher_is_better"]), passport=dict(fact["passport"]),
-                differs=_differing(_flat(fact), [_flat(f) for f in facts]),
-                role=roles[0] if len(roles) == 1 else "mixed", n=int(counts.pop()) if len(counts) == 1 else None,
-            ))  # fmt: skip
-    judged = {c.metric.partition("/")[2] for c in found if kind_of(c.metric) == "winrate"}
-    judges = {str(m): str(j) for m, j in zip(final["metric"], final["judge"], strict=True)}
-    # A judge's mean score says less than its win rate and has no common scale: it is on the run page only.
-    shown = [c for c in found if kind_of(c.metric) in _KIND_ORDER or judges[c.metric] not in judged]
-
-    def order(c: Column) -> tuple[int, int, str, tuple[str, ...]]:
-        return _KIND_ORDER.get(kind_of(c.metric), len(_KIND_ORDER)), _ROLE_ORDER.get(c.role, 1), c.metric, c.differs
-
-    return sorted(shown, key=order)
-
-
-def _facts(row: pd.Series[Any]) -> dict[str, Any]:
-    direction = "higher is better" if row["higher_is_better"] else "lower is better"
-    return {"unit": row["unit"], "direction": direction, "passport": json.loads(row["passport"])}
-
-
-def _flat(fact: dict[str, Any]) -> dict[str, Any]:
-    """One level deep: ``reward.weights_sha256`` names what differs better than ``reward``."""
-    flat = {"unit": fact["unit"], "direction": fact["direction"]}
-    for key, value in fact["passport"].items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
 
 
 def _protocol(run: Run) -> dict[str, Any]:
@@ -203,20 +167,8 @@ def _protocol(run: Run) -> dict[str, Any]:
     return {key: run.spec.get(key) for key in keys}
 
 
-def _differing(mine: dict[str, Any], namesakes: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """``field = value`` for every field in which the namesakes do not all agree."""
-    absent = object()
-    fields = sorted({key for other in namesakes for key in other})
-    return tuple(
-        f"{key} = {plain_value(mine[key]) if key in mine else 'not stated'}"
-        for key in fields
-        if any(other.get(key, absent) != namesakes[0].get(key, absent) for other in namesakes)
-    )
-
-
-def _board(key: str, runs: Sequence[Run], protocol: tuple[str, ...]) -> Board:
-    table = long_table(runs)
-    columns = metric_columns(table)
+def _board(key: str, runs: Sequence[Run], elsewhere: Sequence[Run], protocol: tuple[str, ...]) -> Board:
+    figures = Figures([*runs, *elsewhere])
     configurations: dict[str, list[Run]] = {}
     for run in runs:
         if run.status == "done":
@@ -224,44 +176,44 @@ def _board(key: str, runs: Sequence[Run], protocol: tuple[str, ...]) -> Board:
             configurations.setdefault(canonical_json(name), []).append(run)
     groups = [tuple(sorted(configurations[name], key=lambda r: (r.seed, r.run_id))) for name in sorted(configurations)]
     ended = sorted((r for r in runs if r.status != "done"), key=lambda r: (r.tuner, r.reward, r.seed, r.run_id))
-    filled = [_row(group, table, columns) for group in groups]
-    rank_columns = _rank_columns(filled, columns)
-    first = runs[0]
+    filled = [_row(group, figures) for group in groups]
+    rank_columns = _rank_columns(filled, figures.columns)
+    first = (*runs, *elsewhere)[0]
     return Board(
         key=key, suite=first.suite, title=first.suite_title, edition=first.edition,
-        model=first.model, budget=budget_text(first.budget), protocol=protocol, columns=tuple(columns),
-        rows=_ranked(filled, columns, rank_columns), ended=tuple(_row((run,), table, columns) for run in ended),
-        base=_base(table, columns), rank_columns=rank_columns,
+        model=first.model if runs else "", budget=budget_text(first.budget) if runs else "", protocol=protocol,
+        columns=tuple(figures.columns), rows=_ranked(filled, figures.columns, rank_columns),
+        ended=tuple(_row((run,), figures) for run in ended),
+        external=tuple(_row((run,), figures) for run in sorted(elsewhere, key=lambda r: (r.tuner, r.run_id))),
+        base=_base(runs, figures), rank_columns=rank_columns,
     )  # fmt: skip
 
 
-def _row(runs: tuple[Run, ...], table: pd.DataFrame, columns: Sequence[Column]) -> Row:
-    mine = table[table["run_id"].isin([r.run_id for r in runs]) & (table["stage"] == "final")]
-    cells = {}
-    for column in columns:
-        figures = _slice(mine, column)
-        if not figures.empty:
-            spans = figures["ci_low"].notna().all() and figures["ci_high"].notna().all()
-            cells[column.key] = Cell(
-                value=math.fsum(figures["value"]) / len(figures), low=float(figures["ci_low"].min()) if spans else None,
-                high=float(figures["ci_high"].max()) if spans else None, n=int(figures["n"].min()),
-                role=str(figures.iloc[0]["role"]),
-            )  # fmt: skip
-    failed = mine[mine["value"].isna()]
-    errors = {str(m): str(e or "no value") for m, e in zip(failed["metric"], failed["error"], strict=True)}
-    return Row(runs=runs, cells=cells, rank=None, place=0, separable=None, beats_base=None, errors=errors)
+def _row(runs: tuple[Run, ...], figures: Figures) -> Row:
+    found: dict[str, list[Metric]] = {}
+    errors: dict[str, str] = {}
+    for run in sorted(runs, key=lambda r: r.run_id):
+        errors |= figures.failed(run)
+        for key, m in figures.final(run).items():
+            found.setdefault(key, []).append(m)
+    return Row(
+        runs=runs, cells={key: _cell(same) for key, same in found.items()}, rank=None, place=0, separable=None,
+        beats_base=None, errors=errors, scaled=tuple(_scaled(entry, figures) for entry in runs[0].scales),
+    )  # fmt: skip
 
 
-def _slice(table: pd.DataFrame, column: Column) -> pd.DataFrame:
-    """The rows of the long table that belong to ``column``, values only, by run id."""
-    same = (
-        (table["metric"] == column.metric)
-        & (table["unit"] == column.unit)
-        & (table["higher_is_better"] == column.higher_is_better)
-        & (table["passport"] == canonical_json(column.passport))
-        & table["value"].notna()
-    )
-    return table[same].sort_values("run_id")
+def _cell(same: Sequence[Metric]) -> Cell:
+    lows, highs = [m.ci_low for m in same if m.ci_low is not None], [m.ci_high for m in same if m.ci_high is not None]
+    spans = len(lows) == len(highs) == len(same)
+    return Cell(
+        value=math.fsum(m.value or 0.0 for m in same) / len(same), low=min(lows) if spans else None,
+        high=max(highs) if spans else None, n=min(m.n for m in same), role=same[0].role,
+    )  # fmt: skip
+
+
+def _scaled(entry: Scaled, figures: Figures) -> tuple[float, float | None, dict[str, Cell]]:
+    cells = {key: _cell([m]) for key, m in figures.scaled(entry.metrics).items()}
+    return entry.snapshot.adapter_scale, entry.snapshot.u_per_image, cells
 
 
 def _rank_columns(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[str, ...]:
@@ -295,7 +247,7 @@ def _ranked(rows: Sequence[Row], columns: Sequence[Column], rank_columns: tuple[
     for i, (_, _, row, rank) in enumerate(scored):
         compared = i > 0 and rank is not None and first is not None and bool(rank_columns)
         placed.append(Row(
-            runs=row.runs, cells=row.cells, rank=rank, place=i + 1, errors=row.errors,
+            runs=row.runs, cells=row.cells, rank=rank, place=i + 1, errors=row.errors, scaled=row.scaled,
             separable=apart(first.low, first.high, rank.low, rank.high) if compared and first and rank else None,
             beats_base=rank.low > 0.5 if rank is not None and rank.low is not None else None,
         ))  # fmt: skip
@@ -313,11 +265,9 @@ def _mean_cell(cells: Sequence[Cell]) -> Cell | None:
     )  # fmt: skip
 
 
-def _base(table: pd.DataFrame, columns: Sequence[Column]) -> dict[str, tuple[float, float]]:
-    base = table[table["stage"] == "base"]
-    found = {}
-    for column in columns:
-        figures = _slice(base, column)
-        if not figures.empty:
-            found[column.key] = (float(figures["value"].min()), float(figures["value"].max()))
-    return found
+def _base(runs: Sequence[Run], figures: Figures) -> dict[str, tuple[float, float]]:
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for key, m in figures.base(run).items():
+            found.setdefault(key, []).append(m.value or 0.0)
+    return {key: (min(values), max(values)) for key, values in found.items()}
