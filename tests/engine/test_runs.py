@@ -301,9 +301,15 @@ def test_adapter_scales_are_scored_beside_the_tuners_own(finished: Finished, new
     assert (refused.returncode, "0.5,0.75" in refused.stderr) == (2, True)
 
 
-def test_a_budget_that_holds_no_update_gives_no_ranked_run(world: World) -> None:
+def test_a_budget_that_holds_no_update_is_refused_before_anything_is_written(world: World) -> None:
     done = world.run("--budget", "denoiser_u=2")
+    assert (done.returncode, "no update is left" in done.stderr) == (2, True)
+    assert not list(world.runs.rglob("spec.json"))
+
+
+def test_a_tuner_of_unknown_cost_that_made_no_update_gives_no_ranked_run(world: World) -> None:
+    done = world.run("--set", "units=1", tuner="micro-slow")
     assert done.returncode == 0, done.stderr
     assert "not ranked: no optimiser step was taken" in done.stdout
-    record = world.record()
+    record = world.record("micro-slow")
     assert (record["ranked"], record["ledger"]["spent"]["steps"]) == (False, 0)
