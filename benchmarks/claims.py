@@ -1,10 +1,10 @@
 """The papers' own claims at the scale of the tiny world, in one table: ``python -m benchmarks.claims``
 
-Each claim compares tuned models over tuning seeds, paired by prompt and noise; intervals resample seeds and prompts at
-once. A claim *holds* where every interval it needs lies on the claimed side of zero, *does not hold* where all lie on
-the other side, *holds in part* where one does, and is *undecided* otherwise: a claim that fails here is a finding about
-the tiny world, not a proof that the paper is wrong. The runs are ordinary runs (each is printed as the command that
-repeats it), so a stopped benchmark continues where it was.
+Each claim compares tuned models over tuning seeds, paired by prompt and noise; intervals are over seeds and prompts at
+once (bench.core.crossed). A claim *holds* where every interval it needs lies on the claimed side of zero, *does not
+hold* where all lie on the other side, *holds in part* where one does, and is *undecided* otherwise: a claim that fails
+here is a finding about the tiny world, not a proof that the paper is wrong. The runs are ordinary runs (each is printed
+as the command that repeats it), so a stopped benchmark continues where it was.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.core.paired import N_BOOT, Interval, crossed_mean_ci
+from bench.core.crossed import crossed_mean_ci
+from bench.core.paired import Interval
 from bench.core.types import SamplerSpec
 from bench.diffusion.models import load_model
 from bench.diffusion.rollout import Path as RolloutPath
@@ -160,14 +161,9 @@ def _colour(arms: Mapping[str, Arm], tuned: Scores, base: Base) -> list[Line]:
 
 
 def _smaller(a: Table, b: Table) -> Interval:
-    """|mean b| - |mean a| with its interval over seeds and prompts: a shift has a size only as a whole."""
-    rng = np.random.default_rng(0)
-    sizes = []
-    for _ in range(N_BOOT):
-        at = np.ix_(rng.integers(len(a), size=len(a)), rng.integers(a.shape[1], size=a.shape[1]))
-        sizes.append(abs(b[at].mean()) - abs(a[at].mean()))
-    low, high = np.quantile(sizes, [0.025, 0.975])
-    return Interval(abs(b.mean()) - abs(a.mean()), float(low), float(high), a.size, a.shape[1])
+    """|mean b| - |mean a| with its interval over seeds and prompts: a shift has a size only as a whole, so that each
+    table is turned to the side on which its mean lies."""
+    return crossed_mean_ci(np.sign(b.mean()) * b - np.sign(a.mean()) * a)
 
 
 # -- TreeReward, Fig. 5; RealignDiff, Table II

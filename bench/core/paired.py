@@ -122,28 +122,6 @@ def mean_t_interval(values: ArrayLike, clusters: Clusters) -> Interval:
     return Interval(mean, mean - half, mean + half, len(column), n)
 
 
-def crossed_mean_ci(values: ArrayLike, *, seed: int = 0, n_boot: int = N_BOOT) -> Interval:
-    """Mean of a table of tuning seeds x prompts and its 95 % interval over both: seeds and prompts are resampled
-    independently, since every seed's model is asked the same prompts. One seed alone leaves the prompts' interval.
-
-    Args:
-        values: (n_seeds, n_prompts), such as each prompt's mean difference to the base.
-    """
-    table = np.asarray(values, dtype=np.float64)
-    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
-        raise ValueError(f"expected finite values (n_seeds, n_prompts), got shape {table.shape}")
-    rng = np.random.default_rng(seed)
-    n_seeds, n_prompts = table.shape
-    means = np.empty(n_boot)
-    for k in range(n_boot):
-        rows = rng.integers(n_seeds, size=n_seeds)
-        columns = rng.integers(n_prompts, size=n_prompts)
-        means[k] = table[np.ix_(rows, columns)].mean()
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(table.mean()), float(low), float(high), table.size, n_prompts)
-
-
 def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's score interval for a share.
 

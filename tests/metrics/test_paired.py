@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.core.paired import WinRate, cluster_mean_ci, crossed_mean_ci, mean_difference, sign_test, wilson, win_rate
+from bench.core.paired import WinRate, cluster_mean_ci, mean_difference, mean_t_interval, sign_test, wilson, win_rate
 
 
 def pairs(wins: int, ties: int, losses: int) -> tuple[list[float], list[float], list[str]]:
@@ -144,19 +144,17 @@ def test_coverage_with_dependent_seeds() -> None:
     assert 0.91 <= hits_rate / 300 <= 0.985
 
 
-def test_one_seed_gives_the_prompts_interval_and_seeds_that_differ_widen_it() -> None:
-    rng = np.random.default_rng(3)
-    prompts = rng.normal(size=64)
-    alone = crossed_mean_ci(prompts[None])
-    usual = cluster_mean_ci(prompts, [f"p{i}" for i in range(64)])
-    assert (alone.ci_low, alone.ci_high) == pytest.approx((usual.ci_low, usual.ci_high), abs=0.03)
-    same = crossed_mean_ci(np.stack([prompts] * 3))
-    shifted = crossed_mean_ci(np.stack([prompts - 1, prompts, prompts + 1]))
-    assert shifted.value == pytest.approx(same.value)
-    assert shifted.ci_high - shifted.ci_low > 1.5 * (same.ci_high - same.ci_low)
-
-
-@pytest.mark.parametrize("bad", [[1.0, 2.0], [[1.0, float("nan")]], [[]]])
-def test_a_table_that_is_no_table_is_refused(bad: list[float]) -> None:
-    with pytest.raises(ValueError, match="n_seeds, n_prompts"):
-        crossed_mean_ci(bad)
+def test_a_handful_of_prompts_needs_students_t() -> None:
+    """Eight prompts: t covers as stated where the percentile bootstrap does not."""
+    rng = np.random.default_rng(5)
+    by_t = by_bootstrap = 0
+    labels = [f"p{i}" for i in range(8)]
+    for experiment in range(1000):
+        values = rng.normal(size=8)
+        t, boot = mean_t_interval(values, labels), cluster_mean_ci(values, labels, seed=experiment, n_boot=300)
+        by_t += t.ci_low <= 0 <= t.ci_high
+        by_bootstrap += boot.ci_low <= 0 <= boot.ci_high
+    assert 0.93 <= by_t / 1000 <= 0.97
+    assert by_bootstrap < by_t - 20
+    alone = mean_t_interval([2.0, 4.0], ["a", "a"])
+    assert (alone.value, alone.ci_low, alone.ci_high, alone.n, alone.n_clusters) == (3.0, 3.0, 3.0, 2, 1)
