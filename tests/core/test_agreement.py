@@ -76,7 +76,7 @@ def test_alphas_interval_covers() -> None:
 
 
 def test_mean_ranks_are_means_over_prompts() -> None:
-    ranks = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [1.5, 1.5, 3]]
+    ranks: list[list[float]] = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [1.5, 1.5, 3]]
     first, _second, third = mean_ranks(ranks, ["a", "a", "b", "c"])
     assert first is not None
     assert third is not None
