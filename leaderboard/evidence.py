@@ -1,24 +1,25 @@
-"""What lies beside a record in its run folder: prompts, per-image scores, images. All of it is checked before use."""
+"""What lies beside a record in its run folder: prompts, questions, per-image scores, images. All of it is checked
+before use, and what cannot be used is named."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
-from bench.core.errors import UserError
-from bench.core.record import MetricEntry, SnapshotEntry
-from bench.store import atomic
-from leaderboard.read import Run
-from leaderboard.stats import clustered_mean
-from leaderboard.wording import METRIC_KINDS, kind_of
+from PIL import Image
 
-N_FIRST = 8
-N_EXTREME = 4
-MIN_PROMPTS_A_VALUE = 3
-"""A tag with fewer prompts a value on average, such as a pair number, names no category."""
+from bench.core.errors import UserError
+from bench.store import atomic
+from leaderboard.run import Metric, Run, Snapshot
+
+THUMBNAIL_PX = 320
+"""Images with a longer side are shown reduced to it: a site of thousands of runs still fits a USB stick."""
+_JPEG_QUALITY = 90
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 T = TypeVar("T")
@@ -34,70 +35,61 @@ class PromptLine:
 
 
 @dataclass(frozen=True)
+class Question:
+    """One question about a prompt's image, as TIFA asks it."""
+
+    prompt_id: str
+    kind: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One image's value under one metric."""
+
+    value: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A PNG that the site takes in under the digest of its bytes."""
+    """An image that the site takes in under the digest of the scored file."""
 
     name: str
     data: bytes
     width: int
     height: int
+    full: tuple[int, int]
+    """Width and height of the scored image where this is a thumbnail of it, else its own."""
+
+    @property
+    def reduced(self) -> bool:
+        return self.full != (self.width, self.height)
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The same prompt and noise through the base and the tuned model."""
+class Shot:
+    """One model's image of one prompt and noise, or why there is none to show."""
 
-    prompt: PromptLine
-    seed: int
-    base: Picture
-    tuned: Picture
-    change: float | None
-    """Tuned minus base under the gallery's judge."""
+    picture: Picture | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
-class Gallery:
-    rule: str
-    judge: MetricEntry | None
-    groups: tuple[tuple[str, tuple[Pair, ...]], ...]
+class Differences:
+    """One metric's per-image values of two models, paired by prompt and noise seed."""
 
+    entry: Metric
+    """Of the first of the two."""
+    keys: tuple[Key, ...]
+    first: tuple[float, ...]
+    second: tuple[float, ...]
 
-@dataclass(frozen=True)
-class Change:
-    """Tuned minus base within one category."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n_prompts: int
-
-
-@dataclass(frozen=True)
-class CategoryTable:
-    """One tag of the prompts: categories × metrics."""
-
-    tag: str
-    metrics: tuple[MetricEntry, ...]
-    rows: tuple[tuple[str, int, dict[str, Change]], ...]
-    """Category, prompts in it, change by metric."""
-
-
-def traces(run: Run) -> list[Any]:
-    """What changes when a file beside the record does: name, size and time of change, nothing where it is not there.
-
-    Of images the folder's index counts and the folder itself; their bytes are held against the index when shown.
-    """
-    snapshots = [s for s in (run.base, run.final) if s is not None]
-    names = {"prompts.jsonl", *(s.images for s in snapshots), *(f"{s.images}/index.jsonl" for s in snapshots)}
-    names |= {m.scores for s in snapshots for m in run.entries(s).values() if m.scores is not None}
-    found: list[Any] = []
-    for name in sorted(names):
-        try:
-            facts = run.inside(name).stat()
-        except (UserError, OSError, ValueError):
-            continue
-        found.append([name, facts.st_size, facts.st_mtime_ns])
-    return found
+    @cached_property
+    def by_key(self) -> dict[Key, float]:
+        """First minus second."""
+        return {key: a - b for key, a, b in zip(self.keys, self.first, self.second, strict=True)}
 
 
 class Evidence:
@@ -106,92 +98,43 @@ class Evidence:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.problems: list[str] = []
-        self.prompts = self._prompts()
-        self._scores: dict[str, dict[Key, float]] = {}
+        self._scores: dict[str, dict[Key, Score]] = {}
 
-    def scores(self, entry: MetricEntry) -> dict[Key, float]:
+    @cached_property
+    def prompts(self) -> dict[str, PromptLine]:
+        """By id, in the suite's order."""
+        return {prompt.id: prompt for prompt in self._lines("prompts.jsonl", _prompt_line)}
+
+    def questions(self, prompt_id: str) -> list[Question]:
+        """What is asked about one prompt; suites without questions have an empty file or none."""
+        if not (self.run.folder / "questions.jsonl").is_file():
+            return []
+        return [q for q in self._lines("questions.jsonl", _question) if q.prompt_id == prompt_id]
+
+    def scores(self, entry: Metric) -> dict[Key, Score]:
         """Per-image values of one metric of one snapshot, in file order; empty where there are none."""
         if entry.scores is None:
             return {}
         if entry.scores not in self._scores:
-            lines = self._lines(entry.scores, lambda i: (_key(i), None if i["value"] is None else float(i["value"])))
-            self._scores[entry.scores] = {key: value for key, value in lines if value is not None}
+            self._scores[entry.scores] = dict(self._lines(entry.scores, lambda line: (_key(line), _score(line))))
         return self._scores[entry.scores]
 
-    def changes(self, metric: str) -> dict[Key, float]:
-        """Tuned minus base for every image that both have a value for."""
-        base, tuned = self.run.entries(self.run.base).get(metric), self.run.entries(self.run.final).get(metric)
-        if base is None or tuned is None:
-            return {}
-        before, after = self.scores(base), self.scores(tuned)
-        return {key: after[key] - before[key] for key in after if key in before}
+    def shot(self, index: Mapping[Key, tuple[str, str]], key: Key) -> Shot:
+        """The image of ``key``; a missing or changed one is told on the page in its place and among the problems."""
+        if key not in index:
+            return Shot(None, self._problem(f"prompt {key[0]}, noise seed {key[1]}", "no image in the index"))
+        name, sha256 = index[key]
+        try:
+            data = self.run.inside(name).read_bytes()
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise UserError("not the image that was scored: its digest differs")
+            return Shot(_picture(data, sha256))
+        except FileNotFoundError:
+            return Shot(None, self._problem(name, "the file is not there"))
+        except (UserError, OSError, ValueError) as err:
+            return Shot(None, self._problem(name, str(err)))
 
-    def judge(self) -> MetricEntry | None:
-        """The held-out metric that chooses extremes: a judge's own score before boards' columns, then by name."""
-        found = [
-            m for name, m in self.run.entries(self.run.final).items() if m.role == "held-out" and self.changes(name)
-        ]
-        return min(found, key=lambda m: (not m.judge, kind_of(m.name) in METRIC_KINDS, m.name), default=None)
-
-    def gallery(self) -> Gallery:
-        """The first prompts of the suite, and the largest and smallest changes under the held-out judge."""
-        base, tuned = self._index(self.run.base), self._index(self.run.final)
-        both = [key for key in tuned if key in base]
-        order = {prompt_id: i for i, prompt_id in enumerate(self.prompts)}
-        both.sort(key=lambda key: order.get(key[0], len(order)))  # stable: seeds stay in index order
-        rule = f"The first {N_FIRST} prompts of the suite in its own order, at the first noise seed"
-        chosen: list[tuple[str, list[Key]]] = [(f"First {N_FIRST} prompts", _one_a_prompt(both, set())[:N_FIRST])]
-        judge = self.judge()
-        changes: dict[Key, float] = {}
-        if judge is None:
-            rule += ". No held-out metric has scores for every image, so no extremes are shown."
-        else:
-            changes = {key: value for key, value in self.changes(judge.name).items() if key in base and key in tuned}
-            sign = 1.0 if judge.higher_is_better else -1.0
-            ranked = sorted(changes, key=lambda key: (-sign * changes[key], key))
-            best = _one_a_prompt(ranked, set())[:N_EXTREME]
-            worst = _one_a_prompt(ranked[::-1], {key[0] for key in best})[:N_EXTREME]
-            rule += (f"; then the {N_EXTREME} best and the {N_EXTREME} worst changes under {judge.name}, a held-out "
-                     "metric, at most one image a prompt. Nothing is chosen by hand.")  # fmt: skip
-            chosen += [(f"{N_EXTREME} best changes under {judge.name}", best),
-                       (f"{N_EXTREME} worst changes under {judge.name}", worst)]  # fmt: skip
-        groups = []
-        for title, keys in chosen:
-            pairs = [pair for key in keys if (pair := self._pair(key, base, tuned, changes.get(key))) is not None]
-            if pairs:
-                groups.append((title, tuple(pairs)))
-        return Gallery(rule=rule, judge=judge, groups=tuple(groups))
-
-    def categories(self) -> list[CategoryTable]:
-        """Changes by every tag that has few enough values to be a category."""
-        tags = sorted({tag for prompt in self.prompts.values() for tag in prompt.tags})
-        changes = {name: found for name in sorted(self.run.entries(self.run.final)) if (found := self.changes(name))}
-        entries = self.run.entries(self.run.final)
-        tables = []
-        for tag in tags if changes else []:
-            members: dict[str, set[str]] = {}
-            for prompt in self.prompts.values():
-                if tag in prompt.tags:
-                    members.setdefault(prompt.tags[tag], set()).add(prompt.id)
-            n_prompts = sum(len(ids) for ids in members.values())
-            if len(members) < 2 or n_prompts < MIN_PROMPTS_A_VALUE * len(members):
-                continue
-            rows = []
-            for category in sorted(members):
-                cells = {}
-                for name, values in changes.items():
-                    mine = [(value, key[0]) for key, value in values.items() if key[0] in members[category]]
-                    if mine:
-                        mean, low, high = clustered_mean([v for v, _ in mine], [c for _, c in mine])
-                        cells[name] = Change(mean, low, high, len({c for _, c in mine}))
-                rows.append((category, len(members[category]), cells))
-            tables.append(CategoryTable(tag, tuple(entries[name] for name in changes), tuple(rows)))
-        return tables
-
-    def _prompts(self) -> dict[str, PromptLine]:
-        return {prompt.id: prompt for prompt in self._lines("prompts.jsonl", _prompt_line)}
-
-    def _index(self, snapshot: SnapshotEntry | None) -> dict[Key, tuple[str, str]]:
+    def index(self, snapshot: Snapshot | None) -> dict[Key, tuple[str, str]]:
         """Path and digest of every image of a snapshot, in index order."""
         if snapshot is None:
             return {}
@@ -203,39 +146,96 @@ class Evidence:
         """What ``take`` makes of every line; nothing, and a problem told, when one of them is not as it should be."""
         try:
             return [take(line) for line in atomic.read_jsonl(self.run.inside(name))]
+        except FileNotFoundError:
+            self._problem(name, "the file is not there")
         except (UserError, OSError) as err:
-            self._problem(name, str(err) if not isinstance(err, FileNotFoundError) else "the file is not there")
+            self._problem(name, str(err))
         except (KeyError, TypeError, ValueError, AttributeError) as err:
             self._problem(name, f"a line is not of the expected form ({err})")
         return []
 
-    def _pair(
-        self, key: Key, base: dict[Key, tuple[str, str]], tuned: dict[Key, tuple[str, str]], change: float | None
-    ) -> Pair | None:
-        before, after = self._picture(*base[key]), self._picture(*tuned[key])
-        if before is None or after is None:
-            return None
-        prompt = self.prompts.get(key[0], PromptLine(key[0], f"(prompt {key[0]})", {}))
-        return Pair(prompt=prompt, seed=key[1], base=before, tuned=after, change=change)
+    def _problem(self, name: str, reason: str) -> str:
+        reason = " ".join(reason.split()).replace(f"{self.run.root.resolve()}/", "")
+        if f"{name}: {reason}" not in self.problems:
+            self.problems.append(f"{name}: {reason}")
+        return reason
 
-    def _picture(self, name: str, sha256: str) -> Picture | None:
+
+@dataclass(frozen=True)
+class Side:
+    """One model's images and figures: a snapshot of a run."""
+
+    evidence: Evidence
+    snapshot: Snapshot | None
+
+    @classmethod
+    def base(cls, evidence: Evidence) -> Side:
+        return cls(evidence, evidence.run.base)
+
+    @classmethod
+    def tuned(cls, evidence: Evidence) -> Side:
+        return cls(evidence, evidence.run.final)
+
+    @cached_property
+    def entries(self) -> dict[str, Metric]:
+        return self.evidence.run.entries(self.snapshot)
+
+    @cached_property
+    def index(self) -> dict[Key, tuple[str, str]]:
+        return self.evidence.index(self.snapshot)
+
+    def shot(self, key: Key) -> Shot:
+        return self.evidence.shot(self.index, key)
+
+
+def differences(first: Side, second: Side, metrics: Iterable[str] | None = None) -> dict[str, Differences]:
+    """Every metric with per-image values on both sides, by name; images that one side lacks a value for take no part.
+
+    The caller answers for the protocols: values made under different ones are no pair.
+    """
+    found = {}
+    for name in sorted(first.entries.keys() & second.entries.keys() if metrics is None else metrics):
+        a, b = first.evidence.scores(first.entries[name]), second.evidence.scores(second.entries[name])
+        rows = [(key, a[key].value, b[key].value) for key in a if key in b]
+        pairs = [(key, x, y) for key, x, y in rows if x is not None and y is not None]
+        if pairs:
+            keys, xs, ys = zip(*pairs, strict=True)
+            found[name] = Differences(first.entries[name], keys, xs, ys)
+    return found
+
+
+def traces(run: Run) -> list[Any]:
+    """What changes when a file beside the record does: name, size and time of change, nothing where it is not there.
+
+    Of images the folder's index counts and the folder itself; their bytes are held against the index when shown.
+    """
+    snapshots = run.snapshots
+    names = {"prompts.jsonl", "questions.jsonl", *(s.images for s in snapshots)}
+    names |= {f"{s.images}/index.jsonl" for s in snapshots}
+    names |= {m.scores for m in run.metrics if m.scores is not None}
+    found: list[Any] = []
+    for name in sorted(names):
         try:
-            data = self.run.inside(name).read_bytes()
-            found = hashlib.sha256(data).hexdigest()
-            if found != sha256:
-                raise UserError("the image is not the one that was scored: its digest differs")
-            if data[:8] != _PNG or len(data) < 24:
-                raise UserError("the image is no PNG")
-        except (UserError, OSError) as err:
-            self._problem(name, str(err) if not isinstance(err, FileNotFoundError) else "the file is not there")
-            return None
-        width, height = struct.unpack(">II", data[16:24])
-        return Picture(name=f"{found[:20]}.png", data=data, width=width, height=height)
+            facts = run.inside(name).stat()
+        except (UserError, OSError, ValueError):
+            continue
+        found.append([name, facts.st_size, facts.st_mtime_ns])
+    return found
 
-    def _problem(self, name: str, reason: str) -> None:
-        text = f"{name}: {' '.join(reason.split())}".replace(f"{self.run.root.resolve()}/", "")
-        if text not in self.problems:
-            self.problems.append(text)
+
+def _picture(data: bytes, sha256: str) -> Picture:
+    """The PNG as it is, or a smaller picture of a large one. Raises UserError when it is none, OSError when broken."""
+    if data[:8] != _PNG or len(data) < 24:
+        raise UserError("the image is no PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    if max(width, height) <= THUMBNAIL_PX:
+        return Picture(f"{sha256[:20]}.png", data, width, height, (width, height))
+    with Image.open(io.BytesIO(data)) as image:
+        small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    packed = io.BytesIO()
+    small.save(packed, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return Picture(f"{sha256[:20]}-{THUMBNAIL_PX}.jpg", packed.getvalue(), *small.size, (width, height))
 
 
 def _key(line: dict[str, Any]) -> Key:
@@ -247,10 +247,10 @@ def _prompt_line(line: dict[str, Any]) -> PromptLine:
     return PromptLine(str(line["id"]), str(line["text"]), {str(k): str(v) for k, v in tags.items()})
 
 
-def _one_a_prompt(keys: Sequence[Key], taken: set[str]) -> list[Key]:
-    """The first key of every prompt that is not ``taken``, in order."""
-    first: dict[str, Key] = {}
-    for key in keys:
-        if key[0] not in taken:
-            first.setdefault(key[0], key)
-    return list(first.values())
+def _question(line: dict[str, Any]) -> Question:
+    return Question(str(line["prompt_id"]), str(line["kind"]), str(line["question"]), str(line["answer"]))
+
+
+def _score(line: dict[str, Any]) -> Score:
+    value = line["value"]
+    return Score(None if value is None else float(value), str(line.get("reason") or ""))

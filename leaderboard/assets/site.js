@@ -1,5 +1,5 @@
 "use strict";
-// Pages read the same without this: it makes headings sort their table and clicks flip the gallery.
+// Pages read the same without this: it makes headings sort their table.
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.querySelector("tbody.rows");
@@ -35,12 +35,5 @@ for (const table of document.querySelectorAll("table.sortable")) {
       };
       body.append(...[...original].sort(compare));
     });
-  });
-}
-
-for (const images of document.querySelectorAll(".gallery .images")) {
-  images.addEventListener("click", () => {
-    const base = document.getElementById("view-base"), tuned = document.getElementById("view-tuned");
-    (tuned.checked ? base : tuned).checked = true;
   });
 }

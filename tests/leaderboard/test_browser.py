@@ -76,7 +76,7 @@ def test_tables_sort_by_keyboard(site: Path, opened: Any) -> None:
 
 def test_the_gallery_flips_by_keyboard_and_by_click(site: Path, opened: Any) -> None:
     page = opened(site / "runs" / f"{Fake().run_id}.html")
-    base, tuned = page.locator(".shot.base").first, page.locator(".shot.tuned").first
+    base, tuned = page.locator(".shot.left").first, page.locator(".shot.right").first
     assert base.is_visible()
     assert tuned.is_visible()
     page.locator("#view-both").focus()
@@ -90,7 +90,7 @@ def test_the_gallery_flips_by_keyboard_and_by_click(site: Path, opened: Any) -> 
     assert tuned.bounding_box() == place
     tuned.click()
     assert base.is_visible()
-    assert page.locator(".shot.base img").first.evaluate("i => i.complete && i.naturalWidth") == 64
+    assert page.locator(".shot.left img").first.evaluate("i => i.complete && i.naturalWidth") == 64
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -110,6 +110,6 @@ def test_pages_say_the_same_without_scripts(site: Path, browser: Any) -> None:
     page.goto((site / "index.html").as_uri())
     assert page.locator("section.board").first.locator("tbody.rows tr").count() == 3
     page.goto((site / "runs" / f"{Fake().run_id}.html").as_uri())
-    page.locator("#view-tuned").check()
-    assert not page.locator(".shot.base").first.is_visible()
+    page.locator("#view-right").check()
+    assert not page.locator(".shot.left").first.is_visible()
     context.close()
