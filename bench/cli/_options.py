@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,32 @@ _PLAN = (
     click.option("--skip-invalid", is_flag=True, help="Leave out runs that cannot start, as '--tuner all' does."),
     runs,
 )  # fmt: skip
+
+
+config = click.option("--config", type=click.Path(path_type=Path), help="Settings of your clusters; default: "
+                      "~/.config/tunebench/config.toml. See docs/cluster.md.")  # fmt: skip
+
+
+def split_settings(pairs: Sequence[str]) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:
+    """``--set`` pairs of tuners, and those of launchers by launcher: ``slurm.partition=gpu`` is the launcher's.
+
+    What belongs to a launcher changes no answer, so it never reaches a plan.
+    """
+    from bench.core import registry
+    from bench.core.errors import UserError
+
+    launchers = registry.entries("launchers")
+    tuners, found = [], dict[str, dict[str, str]]()
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        scope, dot, name = key.strip().partition(".")
+        if not (dot and scope in launchers):
+            tuners.append(pair)
+            continue
+        if not sign or not name:
+            raise UserError(f"--set {pair!r} is no {scope}.KEY=VALUE", hint=f"--set {scope}.KEY=VALUE")
+        found.setdefault(scope, {})[name] = value.strip()
+    return tuple(tuners), found
 
 
 def plan_options(command: Command) -> Command:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli import _options as o
+
+if TYPE_CHECKING:
+    from bench.engine.cost import Expected
+    from bench.engine.plan import Plan
 
 
 @click.command()
@@ -14,11 +19,12 @@ from bench.cli import _options as o
 @o.as_json
 def plan(json: bool, **options: Any) -> int:
     """Print run ids, done or to do, expected cost and what is missing; exit 1 if something would fail later."""
-    from bench.cli._output import print_json, print_table
+    from bench.cli._output import print_json
     from bench.engine.cost import expect
     from bench.engine.options import Options
     from bench.engine.plan import make_plan
 
+    options["settings"], _ = o.split_settings(options["settings"])
     made = make_plan(Options(**options))
     costs = [expect(run, options["runs"]) for run in made.runs]
     if json:
@@ -31,14 +37,21 @@ def plan(json: bool, **options: Any) -> int:
             "problems": made.problems, "left_out": made.left_out,
         })  # fmt: skip
     else:
-        print_table(
-            ("run", "suite", "tuner", "reward", "seed", "state", "expected"),
-            [(r.spec.run_id, r.spec.suite, r.spec.label, r.spec.reward, str(r.spec.seed),
-              "cannot start" if r.problems else r.state, c.text()) for r, c in zip(made.runs, costs, strict=True)],
-        )  # fmt: skip
-        to_do = sum(r.state != "done" and not r.problems for r in made.runs)
-        print(f"{len(made.runs)} run(s), {to_do} to do")
-        for problem in made.left_out or made.problems:
-            print(f"{'left out' if made.left_out else 'cannot start'}: {problem}")
+        print_plan(made, costs)
     can_start = not made.problems or (made.skip_invalid and any(not r.problems for r in made.runs))
     return 0 if can_start else 1
+
+
+def print_plan(made: Plan, costs: Sequence[Expected]) -> None:
+    """A line a run, and what cannot start or is left out."""
+    from bench.cli._output import print_table
+
+    print_table(
+        ("run", "suite", "tuner", "reward", "seed", "state", "expected"),
+        [(r.spec.run_id, r.spec.suite, r.spec.label, r.spec.reward, str(r.spec.seed),
+          "cannot start" if r.problems else r.state, c.text()) for r, c in zip(made.runs, costs, strict=True)],
+    )  # fmt: skip
+    to_do = sum(r.state != "done" and not r.problems for r in made.runs)
+    print(f"{len(made.runs)} run(s), {to_do} to do")
+    for problem in made.left_out or made.problems:
+        print(f"{'left out' if made.left_out else 'cannot start'}: {problem}")

@@ -15,23 +15,38 @@ from bench.cli import _options as o
 if TYPE_CHECKING:
     from bench.core.record import Record
     from bench.engine.plan import PlannedRun
+    from bench.launch.base import Job, Launcher
 
 
 @click.command()
 @o.plan_options
 @click.option("--launcher", default="local", show_default=True, help="Where runs run; see: bench list launchers.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once on this machine.")
+@click.option("--wait", is_flag=True, help="Wait for jobs of a cluster and report as for local runs.")
+@click.option("--dry-run", is_flag=True, help="Print what would be started, where and for how long; start nothing.")
+@o.config
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
 @click.option("--retry-failed", is_flag=True, help="Run failed ones again.")
 @o.as_json
-def run(launcher: str, device: str, retry_failed: bool, json: bool, **options: Any) -> int:
+def run(
+    launcher: str,
+    jobs: int,
+    wait: bool,
+    dry_run: bool,
+    config: Path | None,
+    device: str,
+    retry_failed: bool,
+    json: bool,
+    **options: Any,
+) -> int:
     """Tune, generate, score and publish. The same command again continues what is missing."""
     from bench.cli._output import print_json
-    from bench.core import registry
     from bench.core.errors import UserError
     from bench.engine.options import Options
     from bench.engine.plan import make_plan
 
-    launch = registry.load("launchers", launcher)()
+    options["settings"], where = o.split_settings(options["settings"])
+    launch = _launcher(launcher, where, jobs=jobs, config=config, wait=wait)
     plan = make_plan(Options(**options))
     runs: Path = options["runs"]
     try:
@@ -40,51 +55,104 @@ def run(launcher: str, device: str, retry_failed: bool, json: bool, **options: A
         raise UserError(err.problem, valid=err.valid, hint=shlex.join(["bench", "plan", *sys.argv[2:]])) from None
     for reason in plan.left_out:
         print(f"left out: {reason}", file=sys.stderr)
+    to_start = _to_start(kept, launch, retry_failed=retry_failed, quiet=json)
     how = {"device": device, "processes": options["processes"], "micro_batch": options["micro_batch"]}
-    exit_code = _launch(kept, launch, how, retry_failed=retry_failed, quiet=json)
-    page = _render(runs)
-    records = [(r, r.folder.read_record()) for r in kept if r.folder.record_path.exists()]
-    if json:
-        print_json({
-            "page": str(page), "runs": [_summary(r, rec) for r, rec in records], "left_out": plan.left_out,
-        })  # fmt: skip
-    else:
-        for planned, record in records:
-            _print_record(planned, record)
-        print(f"leaderboard: {page}")
-    return exit_code or (1 if any(rec.status not in ("done",) for _, rec in records) else 0)
+    if dry_run:
+        lines = launch.describe(_jobs(to_start, runs, how)) if to_start else ["nothing to start"]
+        print_json({"dry_run": lines, "runs": [r.spec.run_id for r in to_start]}) if json else print("\n".join(lines))
+        return 0
+    exit_code = _launch(to_start, launch, runs, how, quiet=json)
+    if not launch.waits:
+        if json:
+            print_json({"submitted": [r.spec.run_id for r in to_start], "left_out": plan.left_out})
+        return exit_code
+    reported = _report(kept, runs, plan.left_out, json=json)
+    return exit_code or reported
 
 
-def _launch(
-    runs: Sequence[PlannedRun], launcher: Any, how: Mapping[str, Any], *, retry_failed: bool, quiet: bool
-) -> int:
-    """Starts what is not done; says what is. Returns the first exit code that is not 0.
+def _launcher(name: str, settings: Mapping[str, Mapping[str, str]], **options: Any) -> Launcher:
+    """The launcher, checked, before anything slow. Raises UserError for settings of another one."""
+    from bench.core import registry
+    from bench.core.errors import UserError
+    from bench.launch.base import LaunchOptions
+
+    cls = registry.load("launchers", name)
+    for other in settings.keys() - {name}:
+        key = next(iter(settings[other]))
+        raise UserError(f"--set {other}.{key} is for --launcher {other}, and this is --launcher {name}",
+                        hint=f"--launcher {other}")  # fmt: skip
+    launch: Launcher = cls(LaunchOptions(settings=settings.get(name, {}), **options))
+    launch.check()
+    return launch
+
+
+def _to_start(runs: Sequence[PlannedRun], launcher: Launcher, *, retry_failed: bool, quiet: bool) -> list[PlannedRun]:
+    """The runs that are neither over nor with a cluster; says of the others what they are."""
+    from bench.engine.progress import Progress
+
+    say = Progress(quiet=quiet).say
+    active = launcher.active([run.folder.root for run in runs if run.state == "started"])
+    chosen = []
+    for run in runs:
+        if run.state == "done":
+            say(f"already done: {_name(run)}: {run.folder.record_path}")
+        elif run.state in ("failed", "diverged") and not retry_failed:
+            say(f"already {run.state}: {_name(run)}: {run.folder.record_path} (--retry-failed runs it again)")
+        elif run.folder.root in active:
+            say(f"already submitted: {_name(run)}: {active[run.folder.root]}")
+        else:
+            chosen.append(run)
+    return chosen
+
+
+def _jobs(runs: Sequence[PlannedRun], root: Path, how: Mapping[str, Any]) -> list[Job]:
+    from bench.cli._estimates import estimates
+    from bench.launch.base import Job
+
+    return [
+        Job(run.folder.root, run.spec.budget.hard_wall_s, how["processes"], how["device"], estimate=estimate)
+        for run, estimate in zip(runs, estimates(runs, root, how["processes"]), strict=True)
+    ]
+
+
+def _launch(runs: Sequence[PlannedRun], launcher: Launcher, root: Path, how: Mapping[str, Any], *, quiet: bool) -> int:
+    """Prepares run folders and starts them. Returns the first exit code that is not 0.
 
     Args:
         how: what changes no answer: device, processes, micro-batch.
     """
     from bench.engine.prepare import prepare
     from bench.engine.progress import Progress
-    from bench.launch.base import Job
 
     progress = Progress(quiet=quiet)
-    jobs = []
+    jobs = _jobs(runs, root, how)
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
     for run in runs:
-        name = f"{run.spec.label} on {run.spec.suite}, seed {run.spec.seed} (run {run.spec.run_id})"
-        if run.state == "done":
-            progress.say(f"already done: {name}: {run.folder.record_path}")
-            continue
         if run.state in ("failed", "diverged"):
-            if not retry_failed:
-                progress.say(f"already {run.state}: {name}: {run.folder.record_path} (--retry-failed runs it again)")
-                continue
             _set_aside(run)
-        progress.say(f"{'continuing' if run.state == 'started' else 'starting'}: {name}")
-        command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-        prepare(run, {**how, "command": command})
-        jobs.append(Job(run.folder.root, run.spec.budget.hard_wall_s))
+        progress.say(f"{'continuing' if run.state == 'started' else 'starting'}: {_name(run)}")
+        prepare(run, {**how, "command": command, "cpus": launcher.cpus})
     outcomes = launcher.launch(jobs, quiet=quiet)
     return next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0)
+
+
+def _report(runs: Sequence[PlannedRun], root: Path, left_out: Sequence[str], *, json: bool) -> int:
+    """Renders the leaderboard and prints what came out. Returns 1 where a run did not end well."""
+    from bench.cli._output import print_json
+
+    page = _render(root)
+    records = [(r, r.folder.read_record()) for r in runs if r.folder.record_path.exists()]
+    if json:
+        print_json({"page": str(page), "runs": [_summary(r, rec) for r, rec in records], "left_out": left_out})
+    else:
+        for planned, record in records:
+            _print_record(planned, record)
+        print(f"leaderboard: {page}")
+    return 1 if any(rec.status not in ("done",) for _, rec in records) else 0
+
+
+def _name(run: PlannedRun) -> str:
+    return f"{run.spec.label} on {run.spec.suite}, seed {run.spec.seed} (run {run.spec.run_id})"
 
 
 def _set_aside(run: PlannedRun) -> None:

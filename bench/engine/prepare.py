@@ -28,10 +28,8 @@ def prepare(run: PlannedRun, request: Mapping[str, Any]) -> RunFolder:
     atomic.write_jsonl(folder.root / "train.jsonl", [dataclasses.asdict(p) for p in run.suite.train_prompts])
     atomic.write_jsonl(folder.root / "questions.jsonl", [dataclasses.asdict(q) for q in run.suite.questions])
     # the number of threads decides the order of sums: every attempt at a run keeps the first one's
-    threads = {
-        "n_threads": find_source(run.model_ref).n_threads or torch.get_num_threads(),
-        "score_threads": torch.get_num_threads(),
-    }
+    n_cpus = request.get("cpus") or torch.get_num_threads()
+    threads = {"n_threads": find_source(run.model_ref).n_threads or n_cpus, "score_threads": n_cpus}
     if folder.request_path.exists():
         before = atomic.read_json(folder.request_path)
         threads = {key: before[key] for key in threads}

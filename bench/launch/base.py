@@ -33,6 +33,8 @@ class Job:
     """Processes that tune together, one a GPU."""
     device: str = "auto"
     """``cpu``, ``cuda`` or ``auto``."""
+    stage: str = "all"
+    """``tune``, ``evaluate`` (images and scores), or ``all``."""
     estimate: Estimate | None = None
 
 
@@ -76,11 +78,11 @@ class Launcher(ABC):
         """CPUs that each run will have where they run; None: those of this machine."""
         return None
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - most launchers can always
         """Raises UserError where this launcher cannot launch anything from here."""
 
-    def active(self, jobs: Sequence[Job]) -> dict[Path, str]:
-        """Run folders that an earlier command's jobs wait for or work on, each with where; they are not launched."""
+    def active(self, folders: Sequence[Path]) -> dict[Path, str]:
+        """Run folders that jobs of an earlier command wait for or work on, each with which; they are left alone."""
         return {}
 
     def describe(self, jobs: Sequence[Job]) -> list[str]:
@@ -95,7 +97,7 @@ class Launcher(ABC):
             UserError: they cannot run there.
         """
 
-    def stop(self) -> None:
+    def stop(self) -> None:  # noqa: B027 - a launcher without workers of its own has nothing to stop
         """Asks the workers that this launcher started here to keep a checkpoint and leave, and waits for them.
 
         Called from a signal handler on top of ``launch``.

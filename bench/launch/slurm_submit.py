@@ -1,0 +1,129 @@
+"""Arrays to sbatch through submitit, and what Slurm says when it refuses."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from bench.core.errors import UserError
+from bench.launch.slurm_arrays import Array, Resources
+from bench.launch.slurm_cluster import ClusterFacts
+from bench.launch.slurm_refusals import refusal
+from bench.launch.slurm_script import setup_lines, write_tasks
+from bench.launch.slurm_settings import SlurmSettings
+from bench.launch.slurm_task import ReportTask, RunTask
+from bench.store import atomic
+from bench.store.jobs import SubmittedJob, note_job, now
+
+FOLDER = ".slurm"
+"""Under the runs folder: a folder a submission, as a cluster that is set up anew numbers its jobs from 1 again and
+submitit would take an old job's files for the new one's."""
+OURS = frozenset({"array", "output", "error", "open-mode", "requeue", "no-requeue", "signal", "time", "job-name"})
+"""#SBATCH options that runs depend on."""
+
+REPORT_MIN = 30
+"""Walltime of the last job, which renders pages."""
+
+
+def new_submission(runs: Path) -> Path:
+    """A folder for one command's arrays."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return runs.resolve() / FOLDER / f"{stamp}-{secrets.token_hex(3)}"
+
+
+def submit(array: Array, folder: Path, settings: SlurmSettings, facts: ClusterFacts, after: str = "") -> list[str]:
+    """Submits one array and notes each run's job in its folder.
+
+    Args:
+        folder: where batch script, pickles and logs go; not there yet.
+        after: the array whose task of the same place must have ended well first.
+
+    Returns:
+        The job id of each task.
+
+    Raises:
+        UserError: Slurm refused it; nothing of it is left.
+    """
+    folder.mkdir(parents=True)
+    write_tasks(folder, [[job.folder.resolve() for job in task] for task in array.tasks])
+    stage = array.resources.stage
+    bodies = [RunTask([replace(job, folder=job.folder.resolve(), stage=stage) for job in task]) for task in array.tasks]
+    more = {"dependency": f"aftercorr:{after}", "kill-on-invalid-dep": "yes"} if after else {}
+    executor = SlurmExecutor(folder, max_num_timeout=array.resources.n_allocations + 10, python=settings.python or None)
+    executor.update_parameters(**parameters(array.resources, folder, settings, len(array.tasks), more))
+    try:
+        # one is a job, several are an array
+        submitted = executor.submit_array(bodies)
+    except (FailedJobError, FailedSubmissionError, OSError) as err:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise refusal(str(err), settings, facts, len(bodies)) from err
+    ids = [job.job_id for job in submitted]
+    at = now()
+    for job_id, task in zip(ids, array.tasks, strict=True):
+        for job in task:
+            note_job(job.folder, SubmittedJob(job_id, at, facts.name, stage, str(folder / f"{job_id}_0_log.out")))
+    return ids
+
+
+def submit_report(
+    ids: Sequence[str], runs: Path, planned: Sequence[Path], folder: Path, settings: SlurmSettings, facts: ClusterFacts
+) -> str:
+    """Submits the last job: it renders the leaderboard when all others are over, however they ended.
+
+    ``afterany`` and a check of its own: for Slurm a job that it has forgotten counts as one that ended well.
+
+    Raises:
+        UserError: Slurm refused it.
+    """
+    folder.mkdir(parents=True)
+    listing = folder / "planned.txt"
+    atomic.write_text(listing, "".join(f"{path.resolve()}\n" for path in planned))
+    settings = replace(settings, partition=settings.report_partition or settings.partition)
+    resources = Resources("report", 1, 1, 0, 1, 0.0, REPORT_MIN, 60, 1)
+    after = ":".join(dict.fromkeys(job_id.partition("_")[0] for job_id in ids))
+    executor = SlurmExecutor(folder, python=settings.python or None)
+    executor.update_parameters(**parameters(resources, folder, settings, 1, {"dependency": f"afterany:{after}"}))
+    try:
+        job_id: str = executor.submit(ReportTask(runs.resolve(), listing)).job_id
+    except (FailedJobError, FailedSubmissionError, OSError) as err:
+        raise refusal(str(err), settings, facts, 1) from err
+    return job_id
+
+
+def parameters(r: Resources, folder: Path, s: SlurmSettings, n_tasks: int, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What submitit is told of one array.
+
+    Raises:
+        UserError: an #SBATCH option that is ours to set.
+    """
+    for option in s.sbatch:
+        if option in OURS:
+            raise UserError(f"the #SBATCH option --{option} is set by this launcher", valid=_instead(option))
+    ours: dict[str, Any] = {
+        "job_name": f"tunebench-{r.stage}", "time": r.time_min, "nodes": r.nodes, "ntasks_per_node": r.tasks_per_node,
+        "cpus_per_task": r.cpus_per_task, "signal_delay_s": r.signal_s, "stderr_to_stdout": True, "wckey": None,
+        "array_parallelism": s.parallelism or n_tasks, "setup": setup_lines(folder, s.setup),
+        # Slurm 22.05 to 23.02 does not hand it on from the job to its steps
+        "srun_args": [f"--cpus-per-task={r.cpus_per_task}", *s.srun],
+        "additional_parameters": {
+            "requeue": True, **{k: True if v == "true" else v for k, v in s.sbatch.items()}, **more
+        },
+    }  # fmt: skip
+    optional = {
+        "partition": s.partition, "account": s.account, "qos": s.qos, "constraint": s.constraint,
+        "gpus_per_node": r.gpus_per_node, "mem": f"{round(r.mem_gb * 1024)}MB" if r.mem_gb else "",
+    }  # fmt: skip
+    return {**ours, **{key: value for key, value in optional.items() if value}}
+
+
+def _instead(option: str) -> str:
+    return {"time": "--set slurm.time_min=MINUTES", "signal": "--set slurm.signal_s=SECONDS",
+            "array": "--set slurm.parallelism=N"}.get(option, "every other one")  # fmt: skip
