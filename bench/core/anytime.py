@@ -5,6 +5,7 @@ Time is the share of the budget spent, between 0 and 1. "Not reached" is a value
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -58,7 +59,9 @@ def ratios_to_best(times: ArrayLike) -> NDArray[np.float64]:
         raise ValueError(f"expected positive times (n_tuners, n_suites), got shape {table.shape}")
     best = table.min(axis=0, initial=math.inf)
     reached = np.isfinite(table)
-    return np.divide(table, best, out=np.full(table.shape, math.inf), where=reached)
+    ratios = np.full(table.shape, math.inf)
+    np.divide(table, best, out=ratios, where=reached)
+    return ratios
 
 
 def profile(ratios: ArrayLike, at: Sequence[float]) -> NDArray[np.float64]:
@@ -77,10 +80,11 @@ def profile_score(ratios: ArrayLike, max_ratio: float = MAX_RATIO) -> NDArray[np
 
 
 def _pieces(times: Sequence[float], values: Sequence[float]) -> list[tuple[float, float, float, float]]:
-    return list(zip(times, times[1:], values, values[1:], strict=False))
+    ends = zip(itertools.pairwise(times), itertools.pairwise(values), strict=True)
+    return [(t0, t1, v0, v1) for (t0, t1), (v0, v1) in ends]
 
 
 def _check(times: Sequence[float], values: Sequence[float]) -> None:
-    rising = all(a < b for a, b in zip(times, times[1:], strict=False))
+    rising = all(a < b for a, b in itertools.pairwise(times))
     if len(times) != len(values) or not times or times[0] != 0 or not rising or times[-1] > 1:
         raise ValueError(f"expected rising shares of the budget from 0 with a value each, got {list(times)}")
