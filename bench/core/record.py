@@ -100,7 +100,16 @@ class AttemptEntry(_Strict):
     exit: str
     """done · interrupted · failed: why."""
     lost: dict[str, float] = Field(default_factory=dict)
-    """Work of this attempt that the next one had to do again."""
+    """Work of earlier attempts that this one had to do again."""
+    job_id: str | None = None
+    """Of the Slurm job it ran in, as squeue shows it: ``12`` or ``12_3``."""
+    token: str | None = None
+    """What it held the run's fence with."""
+    stage: Literal["all", "tune", "evaluate"] = "all"
+    checkpoints: int | None = None
+    """How many it saved; None where it was killed or of before this was counted."""
+    checkpoint_s: float | None = None
+    """Wall-clock seconds that they took, the ledger's files included."""
 
 
 class Provenance(_Strict):

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
 import os
 import platform
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.core.record import AttemptEntry, Curve, Provenance
 from bench.engine.plan import packages
-from bench.store import atomic
+from bench.store import atomic, jobs
+from bench.store.fence import Fence
 from bench.store.runs import RunFolder
 
 N_CURVE_ROWS = 400
 
 
 class Attempt:
-    """``attempts/NNN``: env.json at the start, events.jsonl while it works, exit.json at the end."""
+    """``attempts/NNN``: env.json at the start, events.jsonl while it works, exit.json at the end.
 
-    def __init__(self, folder: RunFolder, device: str, processes: int, micro_batch: int) -> None:
-        self.number = len(list(folder.attempts.glob("[0-9]*"))) + 1
-        self.root = folder.attempts / f"{self.number:03d}"
-        self.root.mkdir(parents=True)
-        self.started = now()
-        atomic.write_json(self.root / "env.json", {
-            "number": self.number, "started": self.started, "host": socket.gethostname(), "pid": os.getpid(),
+    It holds the run's fence from its start to its end: see ``bench.store.fence``.
+    """
+
+    def __init__(self, folder: RunFolder, device: str, processes: int, micro_batch: int, stage: str) -> None:
+        self.fence = Fence.claim(folder.root, {
+            "started": jobs.now(), "host": socket.gethostname(), "pid": os.getpid(), "job_id": jobs.own_job(),
+            "cluster": jobs.own_cluster(), "node": os.environ.get("SLURMD_NODENAME"), "stage": stage,
             "device": device, "processes": processes, "micro_batch": micro_batch, "packages": packages(),
             "python": platform.python_version(),
         })  # fmt: skip
+        self.number, self.root = self.fence.number, self.fence.attempt
+        self.kept: dict[str, float] = {}
+        """``checkpoints`` and the seconds that they took, ``checkpoint_s``."""
         self._events = (self.root / "events.jsonl").open("a", encoding="utf-8")
 
     def event(self, kind: str, **facts: Any) -> None:
@@ -47,11 +50,9 @@ class Attempt:
     def end(self, exit: str, lost: Mapping[str, float] | None = None) -> None:
         """Says how the attempt ended; ``lost`` is the work that it had to do again."""
         self._events.close()
-        atomic.write_json(self.root / "exit.json", {"ended": now(), "exit": exit, "lost": dict(lost or {})})
-
-
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        atomic.write_json(
+            self.root / "exit.json", {"ended": jobs.now(), "exit": exit, "lost": dict(lost or {}), **self.kept}
+        )
 
 
 def read_attempts(folder: RunFolder) -> list[AttemptEntry]:
@@ -65,7 +66,9 @@ def read_attempts(folder: RunFolder) -> list[AttemptEntry]:
         entries.append(AttemptEntry(
             number=env["number"], started=env["started"], ended=left.get("ended"), host=env["host"],
             device=env["device"], exit=left.get("exit", "killed"),
-            lost={k: v for k, v in left.get("lost", {}).items() if v},
+            lost={k: v for k, v in left.get("lost", {}).items() if v}, job_id=env.get("job_id"),
+            token=env.get("token"), stage=env.get("stage", "all"), checkpoints=left.get("checkpoints"),
+            checkpoint_s=left.get("checkpoint_s"),
         ))  # fmt: skip
     return entries
 
@@ -74,20 +77,30 @@ def read_curve(folder: RunFolder) -> Curve:
     """Scalars of all units over all attempts; of a unit done twice the later one counts. Thinned evenly."""
     by_unit: dict[int, dict[str, Any]] = {}
     for root in sorted(folder.attempts.glob("[0-9]*")):
-        path = root / "events.jsonl"
-        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the one line that a kill cut short
-            if event["event"] == "unit":
-                by_unit[event["unit"]] = {"unit": event["unit"], **event["spent"], **event["scalars"]}
+        done = list(read_units(root))
+        if done:
+            # what an older copy did beyond the checkpoint that this attempt began at is no part of the run
+            by_unit = {k: row for k, row in by_unit.items() if k < done[0]["unit"]}
+        for event in done:
+            by_unit[event["unit"]] = {"unit": event["unit"], **event["spent"], **event["scalars"]}
     units = [by_unit[k] for k in sorted(by_unit)]
     if len(units) > N_CURVE_ROWS:
         step = (len(units) - 1) / (N_CURVE_ROWS - 1)
         units = [units[round(i * step)] for i in range(N_CURVE_ROWS)]
     columns = list(dict.fromkeys(key for unit in units for key in unit))
     return Curve(columns=columns, rows=[[unit.get(c) for c in columns] for unit in units])
+
+
+def read_units(attempt: Path) -> Iterator[dict[str, Any]]:
+    """The unit events of the attempt in folder ``attempt``, in order."""
+    path = attempt / "events.jsonl"
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the one line that a kill cut short
+        if event["event"] == "unit":
+            yield event
 
 
 @functools.cache

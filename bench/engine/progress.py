@@ -17,41 +17,51 @@ class Progress:
         self._stream = stream or sys.stderr
         self._every_s = every_s
         self._quiet = quiet
-        self._terminal = self._stream.isatty() and not quiet
+        self._log: TextIO | None = None
+        self._stage: Stage | None = None
+
+    def write_to(self, log: TextIO | None, screen: TextIO) -> None:
+        """From now on the same in plain lines to ``log`` too, and what is for the screen to ``screen``."""
+        self._log, self._stream = log, screen
 
     def say(self, text: str) -> None:
         """One line about something that happened."""
         if not self._quiet:
             print(text, file=self._stream, flush=True)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """The same for the log alone: what standard error is told elsewhere."""
+        if self._log is not None:
+            print(text, file=self._log, flush=True)
+
+    def now(self) -> dict[str, Any] | None:
+        """The stage in progress as plain figures; None between stages."""
+        return None if self._stage is None else self._stage.figures()
 
     @contextmanager
     def stage(self, name: str, total: float, unit: str, *, done: float = 0.0) -> Iterator[Stage]:
         """A stretch of work of ``total`` ``unit``s, ``done`` of which are there already."""
-        stage = Stage(name, total, unit, done, self._stream, self._every_s, terminal=self._terminal, quiet=self._quiet)
-        with stage:
-            yield stage
+        screen = None if self._quiet else self._stream
+        stage = self._stage = Stage(name, total, unit, done, screen, self._log, self._every_s)
+        try:
+            with stage:
+                yield stage
+        finally:
+            self._stage = None
 
 
 class Stage:
     """Counts work and shows it. Rate and ETA are of this attempt only."""
 
     def __init__(
-        self,
-        name: str,
-        total: float,
-        unit: str,
-        done: float,
-        stream: TextIO,
-        every_s: float,
-        *,
-        terminal: bool,
-        quiet: bool,
+        self, name: str, total: float, unit: str, done: float, screen: TextIO | None, log: TextIO | None, every_s: float
     ) -> None:
         self.name, self.total, self.unit, self.count = name, total, unit, done
-        self._first, self._stream, self._every_s, self._quiet = done, stream, every_s, quiet
+        self._first, self._every_s, self._info = done, every_s, ""
         self._start = self._shown = time.monotonic()
         self._bar: Any = None
-        if terminal:
+        if screen is not None and screen.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bars
@@ -59,8 +69,10 @@ class Stage:
             self._bar = Bars(
                 TextColumn("{task.description:<16}"), BarColumn(), TaskProgressColumn(),
                 TextColumn("{task.fields[info]}"), TimeRemainingColumn(),
-                console=Console(file=stream), transient=False,
+                console=Console(file=screen), transient=False,
             )  # fmt: skip
+            screen = None
+        self._streams = [stream for stream in (screen, log) if stream is not None]
 
     def __enter__(self) -> Stage:
         if self._bar is not None:
@@ -71,37 +83,45 @@ class Stage:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif not self._quiet and kind is None:
+        if kind is None:
             self._line(final=True)
 
     def advance_to(self, count: float, info: str = "") -> None:
         """Sets the work done so far; ``info`` is shown beside the rate."""
-        self.count = count
+        self.count, self._info = count, info
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=count, info=f"{self._rate()} {info}")
-        elif not self._quiet and now - self._shown >= self._every_s:
+            self._bar.update(self._task, completed=count, info=f"{self._rate():,.3g} {self.unit}/s {info}")
+        if now - self._shown >= self._every_s:
             self._shown = now
-            self._line(info)
+            self._line()
 
     def advance(self, n: float, info: str = "") -> None:
         """Adds ``n`` to the work done so far."""
         self.advance_to(self.count + n, info)
 
-    def _rate(self) -> str:
-        rate = (self.count - self._first) / max(time.monotonic() - self._start, 1e-9)
-        return f"{rate:,.3g} {self.unit}/s"
+    def figures(self) -> dict[str, Any]:
+        """``name, count, total, unit, rate_per_s, eta_s`` (None while unknown) and ``info``."""
+        return {"name": self.name, "count": self.count, "total": self.total, "unit": self.unit, "info": self._info,
+                "rate_per_s": self._rate(), "eta_s": self._eta_s()}  # fmt: skip
 
-    def _line(self, info: str = "", *, final: bool = False) -> None:
-        seconds = time.monotonic() - self._start
-        rate = (self.count - self._first) / max(seconds, 1e-9)
+    def _rate(self) -> float:
+        return (self.count - self._first) / max(time.monotonic() - self._start, 1e-9)
+
+    def _eta_s(self) -> float | None:
+        rate = self._rate()
+        return max(0.0, self.total - self.count) / rate if rate > 0 else None
+
+    def _line(self, *, final: bool = False) -> None:
+        eta_s = self._eta_s()
         if final:
-            tail = f"{seconds:.1f} s"
+            tail = f"{time.monotonic() - self._start:.1f} s"
         else:
-            tail = f"ETA {max(0.0, self.total - self.count) / rate:.0f} s" if rate > 0 else "ETA unknown"
+            tail = "ETA unknown" if eta_s is None else f"ETA {eta_s:.0f} s"
         share = 100 * self.count / self.total if self.total else 100
-        print(
-            f"{self.name}: {self.count:,.0f}/{self.total:,.0f} {self.unit} ({share:.0f} %), {self._rate()}, {tail}"
-            + (f", {info}" if info else ""),
-            file=self._stream, flush=True,
-        )  # fmt: skip
+        for stream in self._streams:
+            print(
+                f"{self.name}: {self.count:,.0f}/{self.total:,.0f} {self.unit} ({share:.0f} %), "
+                f"{self._rate():,.3g} {self.unit}/s, {tail}" + (f", {self._info}" if self._info and not final else ""),
+                file=stream, flush=True,
+            )  # fmt: skip

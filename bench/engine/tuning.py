@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -24,15 +23,13 @@ from bench.diffusion.meters import Meters, Tally, settle
 from bench.diffusion.models import BaseModel
 from bench.diffusion.processes import Processes, ProcessFailed
 from bench.engine.attempt import Attempt
+from bench.engine.keeping import Keeper, charge_lost, take_up
 from bench.engine.loop import LoopState, drive
 from bench.engine.progress import Progress
 from bench.store import atomic
 from bench.store.runs import RunFolder
 from rewards.expression import load_reward
 
-CHECKPOINT_EVERY_S = 5.0
-"""Wall-clock seconds between checkpoints: what a kill may cost."""
-LEDGER_EVERY_S = 0.5
 STOPPED = "stopped"
 
 
@@ -158,7 +155,7 @@ class Tuning:
     def _restore(self, tuner: Tuner) -> LoopState:
         """Takes up the newest readable checkpoint, which process 0 has found too."""
         blob, _, _ = self.folder.load_checkpoint()
-        state = _take_up(blob, tuner, self.ledger)
+        state = take_up(blob, tuner, self.ledger)
         theirs = self.processes.agree(None)
         if theirs != state.to_json():
             raise RuntimeError(f"process 1 continues at {theirs}, this one at {state.to_json()}")
@@ -192,17 +189,20 @@ class LeadTuning(Tuning):
 
     def _run(self, meters: Meters) -> str:
         self.lost: dict[str, float] = {}
+        keeper = self._keeper = Keeper(self.folder)
         # before the ledger is written again: its age tells when a killed attempt ended
         heartbeat = Heartbeat(self.folder.root / "tuning.json", self.folder.ledger_path)
         tuner = self._build(meters)
         state = self._restore(tuner)
-        self._saved_s = self._noted_s = time.monotonic()
         primary = self.spec.budget.primary
         limit = self.spec.budget.limit(primary)
         assert limit is not None
-        with heartbeat, self.progress.stage("tune", limit, _short(primary), done=self._spent()) as self._stage:
-            reason = self._drive(tuner, state, meters)
-        self._keep(tuner, state, force=True)
+        try:
+            with heartbeat, self.progress.stage("tune", limit, _short(primary), done=self._spent()) as self._stage:
+                reason = self._drive(tuner, state, meters)
+            keeper.keep(tuner, state, self.ledger, force=True)
+        finally:
+            self.attempt.kept = keeper.cost()
         if reason != STOPPED:
             self._snapshot(tuner, 1.0)
         return reason
@@ -217,17 +217,8 @@ class LeadTuning(Tuning):
         # long phases that cost nothing of the primary kind, such as fitting a reward, are seen by their name
         self._stage.advance_to(self._spent(), ", ".join(part for part in (phase.name, _brief(scalars)) if part))
 
-    def _keep(self, tuner: Tuner, state: LoopState, *, force: bool = False) -> None:
-        """Ledger and checkpoint, each when it is due. Off the clock: the loop charges time inside units only."""
-        now = time.monotonic()
-        if force or now - self._noted_s >= LEDGER_EVERY_S:
-            atomic.write_json(self.folder.ledger_path, self.ledger.to_json())
-            self._noted_s = now
-        if force or now - self._saved_s >= CHECKPOINT_EVERY_S:
-            buffer = io.BytesIO()
-            torch.save({"tuner": tuner.state_dict(), "loop": state.to_json(), "ledger": self.ledger.to_json()}, buffer)
-            self.folder.save_checkpoint(state.total, buffer.getvalue(), {"spent": self.ledger.spent})
-            self._saved_s = time.monotonic()
+    def _keep(self, tuner: Tuner, state: LoopState) -> None:
+        self._keeper.keep(tuner, state, self.ledger)
 
     def _restore(self, tuner: Tuner) -> LoopState:
         """Takes up the newest readable checkpoint and books as lost what an earlier attempt did beyond it."""
@@ -235,11 +226,8 @@ class LeadTuning(Tuning):
         for warning in warnings:
             self.attempt.warn(warning)
             self.progress.say(warning)
-        state = _take_up(blob, tuner, self.ledger)
-        if self.folder.ledger_path.exists():
-            before = dict(self.ledger.lost)
-            self.ledger.note_lost(atomic.read_json(self.folder.ledger_path))
-            self.lost = {k: v - before[k] for k, v in self.ledger.lost.items() if v > before[k]}
+        state = take_up(blob, tuner, self.ledger)
+        self.lost = charge_lost(self.folder, self.ledger, self.attempt.number)
         atomic.write_json(self.folder.ledger_path, self.ledger.to_json())
         if blob is not None:
             self.progress.say(f"continuing at unit {state.total}, {100 * self.ledger.fraction():.0f} % of the budget")
@@ -261,16 +249,6 @@ class LeadTuning(Tuning):
 
     def _spent(self) -> float:
         return self.ledger.spent[self.spec.budget.primary]
-
-
-def _take_up(blob: bytes | None, tuner: Tuner, ledger: Ledger) -> LoopState:
-    """Puts a checkpoint's state into tuner and ledger; a fresh start where there is none."""
-    if blob is None:
-        return LoopState()
-    saved = torch.load(io.BytesIO(blob), weights_only=True)
-    tuner.load_state_dict(saved["tuner"])
-    ledger.restore(saved["ledger"])
-    return LoopState.from_json(saved["loop"])
 
 
 class Heartbeat:

@@ -10,19 +10,18 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from bench.core import registry
+from bench.core import exits, registry
 from bench.core.budget import Ledger
 from bench.core.contract import ImageFolder, make_config
 from bench.core.errors import Diverged, UserError
@@ -34,23 +33,27 @@ from bench.diffusion.models import BaseModel, load_model
 from bench.diffusion.processes import Processes, ProcessFailed, ProcessLost
 from bench.engine import imaging, ranks, scoring, tuning
 from bench.engine.attempt import Attempt, provenance, read_attempts, read_curve
+from bench.engine.log import logged
 from bench.engine.prepare import read_suite
 from bench.engine.progress import Progress
+from bench.engine.pulse import Pulse
 from bench.metrics.images import read_folder
 from bench.store import atomic
-from bench.store.lock import exclusive
+from bench.store.liveness import turn
 from bench.store.runs import RunFolder
 
-LOCK_WAIT_S = 3.0
-"""A worker whose parent was just killed needs a moment to go."""
-
+Stage = Literal["all", "tune", "evaluate"]
 Status = Literal["done", "failed", "diverged"]
 Ending = tuple[Status, str, ErrorEntry | None, dict[str, float]]
 """Status, reason, error, lost work."""
 
 
 class Stopped(Exception):
-    """SIGTERM arrived: the attempt ends at the next safe point and keeps everything."""
+    """A signal asked: the attempt ended at a safe point and keeps everything. ``code`` is the process's exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class Worker:
@@ -67,43 +70,93 @@ class Worker:
         self.processes: int = self.request.get("processes", 1)
         self.micro_batch: int = self.request.get("micro_batch") or self.spec.global_batch // self.processes
         torch.set_num_threads(self.request["n_threads"])
-        self.stopping = False
+        self.asked_to_leave = 0
+        """The exit code to leave with at the next safe point; 0 while nobody asked."""
         self._model: BaseModel | None = None
 
-    def execute(self) -> Record:
-        """Does what is missing and writes the record.
+    def execute(self, stage: Stage = "all", *, redirect: bool = True) -> Record | None:
+        """Does what is missing of ``stage`` and, after the last one or a failure, writes the record.
+
+        Args:
+            stage: ``tune`` leaves images and scores to a later ``evaluate``, which may run elsewhere.
+            redirect: see ``bench.engine.log.logged``.
+
+        Returns:
+            The record; None when tuning is over and evaluation is for another job.
 
         Raises:
-            UserError: something the user can put right; the run stays unfinished and nothing is lost.
-            Stopped: SIGTERM; likewise.
+            UserError: something the user can put right; the run stays unfinished and nothing is lost. ``Stale`` when
+                a newer attempt took over.
+            Stopped: a signal asked; likewise.
         """
-        with exclusive(self.folder.lock_path, f"run {self.spec.run_id}", wait_s=LOCK_WAIT_S):
+        with turn(self.folder.root):
             if self.folder.record_path.exists():
                 return self.folder.read_record()
-            atomic.sweep(self.folder.root)
-            attempt = Attempt(self.folder, self.device, self.processes, self.micro_batch)
-            lost: dict[str, float] = {}
-            try:
-                status, reason, error, lost = self._tune(attempt)
-                record = self._finish(attempt, status, reason, error)
-            except (Stopped, KeyboardInterrupt):
-                attempt.end("interrupted", lost)
-                raise
-            except UserError as err:
-                attempt.end(f"stopped: {err.problem}", lost)
-                raise
-            except BaseException as err:
-                attempt.end(f"crashed: {type(err).__name__}", lost)
-                raise
-            attempt.end(status, lost)
-            record = record.model_copy(update={"attempts": read_attempts(self.folder)})
-            self._write(record)
-            return record
+            if stage == "evaluate":
+                self._check_tuned()
+            attempt = Attempt(self.folder, self.device, self.processes, self.micro_batch, stage)
+            with (
+                attempt.fence, logged(attempt.root, redirect=redirect) as (log, screen),
+                Pulse(attempt.root, self.progress),
+            ):  # fmt: skip
+                self.progress.write_to(log, screen)
+                try:
+                    return self._attempt(attempt, stage)
+                except UserError as err:
+                    self.progress.note(f"error: {err}")
+                    raise
+                except Exception:
+                    self.progress.note(traceback.format_exc())
+                    raise
+                finally:
+                    self.progress.write_to(None, sys.stderr)
+
+    def _attempt(self, attempt: Attempt, stage: Stage) -> Record | None:
+        """The attempt from its first write to its last."""
+        if self.folder.record_path.exists():
+            # an older copy finished between our look and our claim
+            attempt.end("done by an earlier attempt")
+            return self.folder.read_record()
+        self.folder.sweep()
+        lost: dict[str, float] = {}
+        try:
+            status, reason, error, lost = self._tune(attempt)
+            if stage == "tune" and status != "failed":
+                attempt.end("tuned", lost)
+                return None
+            record = self._finish(attempt, status, reason, error)
+        except Stopped as err:
+            attempt.end("requeue" if err.code == exits.REQUEUE else "interrupted", lost)
+            raise
+        except KeyboardInterrupt:
+            attempt.end("interrupted", lost)
+            raise
+        except UserError as err:
+            attempt.end(f"stopped: {err.problem}", lost)
+            raise
+        except BaseException as err:
+            attempt.end(f"crashed: {type(err).__name__}", lost)
+            raise
+        attempt.end(status, lost)
+        record = record.model_copy(update={"attempts": read_attempts(self.folder)})
+        self._write(record)
+        return record
+
+    def _check_tuned(self) -> None:
+        if (self.folder.root / "tuned.json").exists():
+            return
+        kind = self.spec.budget.primary
+        share = self._ledger().spent.get(kind, 0.0) / (self.spec.budget.limit(kind) or 1.0)
+        raise UserError(
+            f"run {self.spec.run_id} is not tuned yet: {100 * share:.0f} % of its {kind} budget is spent",
+            valid="--stage evaluate after --stage tune has ended",
+            hint="the same bench run command continues the tuning; bench status",
+        )
 
     def stop(self) -> None:
-        """Raises Stopped once SIGTERM has come; called at safe points."""
-        if self.stopping:
-            raise Stopped
+        """Raises Stopped once a signal has asked; called at safe points."""
+        if self.asked_to_leave:
+            raise Stopped(self.asked_to_leave)
 
     # --- stages ---
 
@@ -118,7 +171,7 @@ class Worker:
             model = self._load_model()
             job = tuning.LeadTuning(
                 **self._job(model, Processes() if crew is None else crew.join()),
-                attempt=attempt, progress=self.progress, should_stop=lambda: self.stopping,
+                attempt=attempt, progress=self.progress, should_stop=lambda: bool(self.asked_to_leave),
             )  # fmt: skip
             return self._run(job, outcome)
 
@@ -161,7 +214,7 @@ class Worker:
         finally:
             adapters.detach(job.model.unet)
         if reason == tuning.STOPPED:
-            raise Stopped
+            raise Stopped(self.asked_to_leave)
         atomic.write_json(self.folder.ledger_path, job.ledger.to_json())
         atomic.write_json(
             outcome, {"status": status, "reason": reason, "error": failure.model_dump() if failure else None}
@@ -177,7 +230,7 @@ class Worker:
         with self._timed(attempt, "score"):
             entries = self._scorer().score_all([(n, f.root) for n, f in folders.items()], self.stop)
         self.folder.drop_checkpoints()
-        shutil.rmtree(self.folder.root / "work", ignore_errors=True)
+        atomic.remove(self.folder.root / "work")
         return self._record(status, reason, error, list(folders.items()), entries)
 
     def _generate(self) -> dict[str, ImageFolder]:
@@ -228,10 +281,11 @@ class Worker:
     # --- the record ---
 
     def record_failure(self, reason: str) -> Record:
-        """The record of a run that was ended from outside."""
-        with exclusive(self.folder.lock_path, f"run {self.spec.run_id}", wait_s=LOCK_WAIT_S):
-            error = ErrorEntry(type="HardLimit", message=f"{reason}: ended from outside after "
-                               f"{self.spec.budget.hard_wall_s:.0f} s of tuning")  # fmt: skip
+        """The record of a run whose worker could not write it: it was ended from outside, or ended itself."""
+        with turn(self.folder.root):
+            if self.folder.record_path.exists():
+                return self.folder.read_record()
+            error = ErrorEntry(type="EndedFromOutside", message=reason)
             record = self._record("failed", reason, error, [], [])
             self._write(record)
             return record
@@ -328,9 +382,10 @@ def _die_with_parent(parent: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 0: the record says done; 1: it says failed or diverged; 2: user error; 130: interrupted."""
+    """Runs one run folder; the exit code is one of ``bench.core.exits``."""
     parser = argparse.ArgumentParser(prog="python -m bench.engine.worker")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--stage", choices=("all", "tune", "evaluate"), default="all")
     parser.add_argument("--parent", type=int, help="pid to die with")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--record-failure", metavar="REASON")
@@ -346,13 +401,17 @@ def main(argv: list[str]) -> int:
             return worker.follow(args.rank, args.port)
         if args.record_failure:
             return _exit_code(worker.record_failure(args.record_failure))
-        with _on_sigterm(lambda: setattr(worker, "stopping", True)):
-            return _exit_code(worker.execute())
+        # in the command's own process on a terminal somebody may be at a debugger's prompt
+        debugging = args.parent is None and sys.stdin.isatty() and sys.stderr.isatty()
+        with _on_signals(worker):
+            return _exit_code(worker.execute(args.stage, redirect=not debugging))
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code
-    except (Stopped, KeyboardInterrupt):
-        return 130
+    except Stopped as err:
+        return err.code
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
 
 
 def _silence_libraries() -> None:
@@ -364,17 +423,24 @@ def _silence_libraries() -> None:
     diffusers.utils.logging.disable_progress_bar()
 
 
-def _exit_code(record: Record) -> int:
-    return 0 if record.status == "done" else 1
+def _exit_code(record: Record | None) -> int:
+    return exits.DONE if record is None or record.status == "done" else exits.FAILED
 
 
 @contextmanager
-def _on_sigterm(act: Callable[[], None]) -> Iterator[None]:
-    previous = signal.signal(signal.SIGTERM, lambda *_: act())
+def _on_signals(worker: Worker) -> Iterator[None]:
+    """SIGUSR2 is a cluster's word that the machine goes soon; SIGTERM is somebody's wish. The first one counts."""
+    codes = {signal.SIGUSR2: exits.REQUEUE, signal.SIGTERM: exits.INTERRUPTED}
+
+    def act(sign: int, _: object) -> None:
+        worker.asked_to_leave = worker.asked_to_leave or codes[signal.Signals(sign)]
+
+    previous = {sign: signal.signal(sign, act) for sign in codes}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for sign, handler in previous.items():
+            signal.signal(sign, handler)
 
 
 if __name__ == "__main__":

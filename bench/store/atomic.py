@@ -7,16 +7,62 @@ import json
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, ClassVar
 
 from bench.core.errors import UserError
 from bench.core.identity import plain
 
 TEMPORARY = ".tmp-"
 """Prefix of files and folders in the making; leftovers of a crash are removed by ``sweep``."""
+
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
+
+
+class Staging(ABC):
+    """Held (``with``), it lends its folder for every change of what it covers: new files are renamed out of it and old
+    ones into it, so that whoever takes the folder away ends all changes. See ``bench.store.fence``."""
+
+    staging: Path
+    _held: ClassVar[list[Staging]] = []
+
+    @abstractmethod
+    def covers(self, path: Path) -> bool: ...
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises what ``gone`` returns when the folder is no longer there."""
+
+    @abstractmethod
+    def gone(self) -> Exception: ...
+
+    def __enter__(self) -> None:
+        self._held.append(self)
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._held.remove(self)
+
+
+@contextmanager
+def _place(path: Path) -> Iterator[Path]:
+    """The folder in which the next contents of ``path`` are made."""
+    for held in Staging._held:
+        if held.covers(path):
+            held.check()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                yield held.staging
+            except OSError as err:
+                if err.errno in _GONE and not held.staging.is_dir():
+                    raise held.gone() from err
+                raise
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield path.parent
 
 
 @contextmanager
@@ -44,9 +90,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         UserError: full disk, missing permission.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    with disk_errors(path), _place(path) as place:
+        fd, name = tempfile.mkstemp(prefix=TEMPORARY, dir=place)
         try:
             with os.fdopen(fd, "wb") as f:
                 f.write(data)
@@ -94,22 +139,27 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under ``path`` only when the block ends well; an older one of that name is replaced."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    with disk_errors(path), _place(path) as place:
+        making = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=place))
         making.chmod(0o755)
         try:
             yield making
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
-                os.replace(path, old / "old")
-                os.replace(making, path)
-                shutil.rmtree(old)
-            else:
-                os.replace(making, path)
+            remove(path)
+            os.replace(making, path)
         except BaseException:
             shutil.rmtree(making, ignore_errors=True)
             raise
+
+
+def remove(path: Path) -> None:
+    """Removes a file or folder so that no reader sees half of it; nothing happens where there is none."""
+    with disk_errors(path), _place(path) as place:
+        old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=place))
+        try:
+            if path.exists():
+                os.replace(path, old / "old")
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

@@ -4,7 +4,9 @@
     spec.json         what was asked, written first
     request.json      how to run it: data folder, device; changes no answer
     prompts.jsonl     the evaluation prompts, questions.jsonl their questions
-    attempts/NNN/     env.json, log.txt, events.jsonl, exit.json
+    fence.json        the newest attempt: who may change what is shared
+    jobs/<id>.json    cluster jobs that were submitted for it
+    attempts/NNN/     env.json, log.txt, events.jsonl, pulse.json, exit.json
     ledger.json       what was spent so far
     checkpoints/N/    state.pt, meta.json
     snapshots/fNNN/   adapter/, images/, snapshot.json
@@ -16,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ class RunFolder:
             atomic.write_bytes(making / "state.pt", state)
             atomic.write_json(making / "meta.json", {**meta, "unit": unit, "sha256": hashlib.sha256(state).hexdigest()})
         for old in self._checkpoint_folders()[:-N_CHECKPOINTS_KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+            atomic.remove(old)
         return target
 
     def load_checkpoint(self) -> tuple[bytes | None, dict[str, Any], list[str]]:
@@ -127,8 +128,16 @@ class RunFolder:
             return state, meta, warnings
         return None, {}, warnings
 
+    def sweep(self) -> None:
+        """Removes what killed processes left half made; attempts look after their own (``bench.store.fence``)."""
+        for path in self.root.iterdir():
+            if path != self.attempts and path.is_dir():
+                atomic.sweep(path)
+            elif path.name.startswith(atomic.TEMPORARY):
+                atomic.remove(path)
+
     def drop_checkpoints(self) -> None:
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        atomic.remove(self.checkpoints)
 
     def _checkpoint_folders(self) -> list[Path]:
         if not self.checkpoints.is_dir():

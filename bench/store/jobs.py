@@ -1,0 +1,61 @@
+"""Jobs of a cluster as run folders know them: ``jobs/<id>.json``, one for each submission, written by the launcher.
+
+A job id is what ``squeue -r`` shows: ``12``, or ``12_3`` for task 3 of an array.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from bench.store import atomic
+
+
+@dataclass(frozen=True)
+class SubmittedJob:
+    """One submission of a run, or of a stage of it."""
+
+    job_id: str
+    submitted: str
+    """ISO 8601, UTC."""
+    cluster: str = ""
+    """Slurm's ClusterName."""
+    stage: str = "all"
+    """``tune`` · ``evaluate`` · ``all``"""
+    log: str = ""
+    """Where the launcher keeps what the job prints before the worker starts; empty where it keeps nothing."""
+
+
+def note_job(run: Path, job: SubmittedJob) -> None:
+    """Keeps ``job`` in the run folder ``run``; before the command that submitted it returns."""
+    atomic.write_json(run / "jobs" / f"{job.job_id}.json", asdict(job))
+
+
+def read_jobs(run: Path) -> list[SubmittedJob]:
+    """Every job that was submitted for the run, oldest first."""
+    known = {f.name for f in fields(SubmittedJob)}
+    found = [
+        SubmittedJob(**{key: value for key, value in atomic.read_json(path).items() if key in known})
+        for path in (run / "jobs").glob("*.json")
+    ]
+    return sorted(found, key=lambda job: (job.submitted, job.job_id))
+
+
+def own_job(env: Mapping[str, str] = os.environ) -> str | None:
+    """The id of the Slurm job that this process runs in, or None."""
+    if "SLURM_ARRAY_JOB_ID" in env and "SLURM_ARRAY_TASK_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return env.get("SLURM_JOB_ID")
+
+
+def own_cluster(env: Mapping[str, str] = os.environ) -> str:
+    """The ClusterName of that job; empty outside of one."""
+    return env.get("SLURM_CLUSTER_NAME", "")
+
+
+def now() -> str:
+    """ISO 8601, UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
