@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from bench.core.record import Record
     from bench.engine.plan import PlannedRun
     from bench.launch.base import Job, Launcher
+
+
+N_WRITERS = 16
 
 
 @click.command()
@@ -131,7 +135,10 @@ def _launch(runs: Sequence[PlannedRun], launcher: Launcher, root: Path, how: Map
         if run.state in ("failed", "diverged"):
             _set_aside(run)
         progress.say(f"{'continuing' if run.state == 'started' else 'starting'}: {_name(run)}")
-        prepare(run, {**how, "command": command, "cpus": launcher.cpus})
+    request = {**how, "command": command, "cpus": launcher.cpus}
+    # a thousand runs are thousands of files, each flushed: waiting for them one by one takes longer than submitting
+    with ThreadPoolExecutor(N_WRITERS) as writers:
+        list(writers.map(lambda run: prepare(run, request), runs))
     outcomes = launcher.launch(jobs, quiet=quiet)
     return next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0)
 

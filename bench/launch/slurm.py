@@ -113,6 +113,8 @@ class Slurm(Launcher):
             except UserError as err:
                 print(f"no last job renders the leaderboard: {err.problem}\ntry:   bench report --runs {runs}",
                       file=sys.stderr)  # fmt: skip
+        print("next:  bench status --watch   bench logs RUN   bench cancel RUN   the same command again continues",
+              file=sys.stderr)  # fmt: skip
         return [Outcome(job.folder, exits.DONE) for job in jobs]
 
     def _leaves_room(self, n: int) -> None:

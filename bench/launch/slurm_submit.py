@@ -6,6 +6,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ submitit would take an old job's files for the new one's."""
 OURS = frozenset({"array", "output", "error", "open-mode", "requeue", "no-requeue", "signal", "time", "job-name"})
 """#SBATCH options that runs depend on."""
 
+N_WRITERS = 16
+"""Threads that write one small flushed file a run."""
 REPORT_MIN = 30
 """Walltime of the last job, which renders pages."""
 
@@ -67,9 +70,13 @@ def submit(array: Array, folder: Path, settings: SlurmSettings, facts: ClusterFa
         raise refusal(str(err), settings, facts, len(bodies)) from err
     ids = [job.job_id for job in submitted]
     at = now()
-    for job_id, task in zip(ids, array.tasks, strict=True):
-        for job in task:
-            note_job(job.folder, SubmittedJob(job_id, at, facts.name, stage, str(folder / f"{job_id}_0_log.out")))
+    notes = [
+        (job.folder, SubmittedJob(job_id, at, facts.name, stage, str(folder / f"{job_id}_0_log.out")))
+        for job_id, task in zip(ids, array.tasks, strict=True)
+        for job in task
+    ]
+    with ThreadPoolExecutor(N_WRITERS) as writers:
+        list(writers.map(note_job, *zip(*notes, strict=True)))
     return ids
 
 
