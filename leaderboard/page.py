@@ -50,7 +50,8 @@ class Page:
 class Site:
     """What page makers may look at; nobody changes it."""
 
-    runs_dir: Path
+    roots: tuple[Path, ...]
+    """The runs folders; ``Run.root`` is the one that a run is from."""
     runs: tuple[Run, ...]
     """By run id."""
     boards: tuple[Board, ...]

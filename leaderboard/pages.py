@@ -16,9 +16,10 @@ from markupsafe import Markup
 
 from bench.core.budget import KINDS
 from leaderboard import charts, wording
+from leaderboard.columns import Column
 from leaderboard.read import Unreadable
 from leaderboard.run import Run
-from leaderboard.table import Board, Cell, Column, Row
+from leaderboard.table import Board, Cell, Row
 
 SAMPLE_BANNER = "Embedded tiny world: not comparable with published figures"
 

@@ -82,7 +82,7 @@ def read_all(roots: Sequence[Path], cache: Path | None = None, workers: Executor
         try:
             if body is None:
                 raise UserError(problem)
-            run = make.run(root, path.parent, digest, pydantic_core.from_json(body, cache_strings="keys"))
+            run = make.run(root, path.parent, digest, pydantic_core.from_json(body, cache_strings="all"))
             if not _RUN_ID.fullmatch(run.run_id):
                 raise UserError(f"{run.run_id!r} is no run id", valid="letters, digits, '-', '_', '.'")
         except (UserError, KeyError, ValueError, TypeError, AttributeError) as err:

@@ -10,7 +10,13 @@ What pages there are is in ``leaderboard.kinds``. A page whose inputs are those 
 
 from __future__ import annotations
 
+import gc
 import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from bench.core.errors import UserError
@@ -18,7 +24,7 @@ from bench.store import atomic
 from bench.store.lock import exclusive
 from leaderboard.kinds import KINDS
 from leaderboard.page import Site
-from leaderboard.read import read_all
+from leaderboard.read import Unreadable, read_all
 from leaderboard.table import boards
 from leaderboard.writing import Writer
 
@@ -26,34 +32,70 @@ _MARKER = "made-by-tunebench.txt"
 _LOCK_WAIT_S = 120.0
 
 
+@dataclass(frozen=True)
+class Built:
+    """What a build did."""
+
+    index: Path
+    """``index.html``"""
+    n_runs: int
+    n_checked: int
+    """Records that were parsed and checked; the others were known from an earlier build."""
+    n_pages: int
+    n_made: int
+    """Pages that were made; the others were taken over from the old site."""
+    unreadable: tuple[Unreadable, ...]
+
+
 def build(runs_dir: Path, out_dir: Path | None = None) -> Path:
-    """Writes the leaderboard of the records under ``runs_dir``; the old site stays until the new one is whole.
+    """``build_site`` of one runs folder, in this process; returns the path of ``index.html``."""
+    return build_site([runs_dir], out_dir).index
+
+
+def build_site(roots: Sequence[Path], out_dir: Path | None = None, *, n_processes: int = 1) -> Built:
+    """Writes the leaderboard of the records under ``roots``; the old site stays until the new one is whole.
 
     Args:
-        runs_dir: holds ``<suite>/<tuner>/<run id>/record.json``.
-        out_dir: replaced as a whole; ``<runs_dir>/leaderboard`` unless given.
-
-    Returns:
-        The path of ``index.html``.
+        roots: each holds ``<suite>/<tuner>/<run id>/record.json``; together they are the set union by run id.
+        out_dir: replaced as a whole; ``<first root>/leaderboard`` unless given.
+        n_processes: how many check records and make pages where there are many.
 
     Raises:
         UserError: full disk, missing permission, a folder of somebody else's, or another build that does not end.
     """
-    out = out_dir if out_dir is not None else runs_dir / "leaderboard"
+    out = out_dir if out_dir is not None else roots[0] / "leaderboard"
     if out.exists() and not (out / _MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"{out} is there already and is no leaderboard: it would be replaced as a whole",
             valid="a new or empty folder, or one that an earlier build made",
         )
-    with exclusive(out.parent / f".{out.name}.lock", f"the site {out}", wait_s=_LOCK_WAIT_S):
+    cache = roots[0] / ".cache" / "leaderboard"
+    with exclusive(out.parent / f".{out.name}.lock", f"the site {out}", wait_s=_LOCK_WAIT_S), ExitStack() as stack:
         for marker in sorted(out.parent.glob(f"{atomic.TEMPORARY}*/{_MARKER}")):
             shutil.rmtree(marker.parent, ignore_errors=True)  # a build that was killed
+        workers = None
+        if n_processes > 1:
+            workers = stack.enter_context(ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")))
         with atomic.new_folder(out) as making:
             (making / _MARKER).write_text("TuneBench makes this folder from records and replaces it as a whole.\n")
-            cache = runs_dir / ".cache" / "leaderboard"
-            found = read_all([runs_dir], cache)
-            site = Site(runs_dir, tuple(found.runs), tuple(boards(found.runs)), tuple(found.unreadable))
+            with _nothing_to_collect():
+                found = read_all(roots, cache, workers)
+                site = Site(tuple(roots), tuple(found.runs), tuple(boards(found.runs)), tuple(found.unreadable))
             writer = Writer(making, out, cache)
-            writer.write(page for kind in KINDS for page in kind.pages(site))
+            writer.write((page for kind in KINDS for page in kind.pages(site)), workers)
         writer.remember()
-    return out / "index.html"
+    return Built(
+        out / "index.html", len(found.runs), found.n_checked, writer.n_pages, len(writer.made), site.unreadable
+    )
+
+
+@contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Without Python's search for cycles, which takes longer than reading where millions of objects come to stay."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

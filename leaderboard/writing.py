@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,11 @@ from bench.core.errors import UserError
 from bench.core.identity import digest
 from bench.store import atomic
 from leaderboard.page import Page
+
+_AT_ONCE = 20
+"""Pages that a process makes at one time."""
+_WORTH_IT = 60
+"""With fewer pages to make, starting other processes takes longer than making them."""
 
 Stamp = list[int]
 """Size and time of change of a file (bytes, ns): whether it is still what was written."""
@@ -44,16 +50,42 @@ class Writer:
         self._before = _remembered(self._memory)
         self._now: dict[str, tuple[str, list[str]]] = {}
 
-    def write(self, pages: Iterable[Page]) -> None:
-        """Raises UserError when two pages have one path."""
+    @property
+    def n_pages(self) -> int:
+        return len(self._now)
+
+    def write(self, pages: Iterable[Page], workers: Executor | None = None) -> None:
+        """Makes or takes over every page.
+
+        Args:
+            workers: processes that make pages; all are made here without.
+
+        Raises:
+            UserError: two pages have one path.
+        """
+        here: list[Page] = []
+        anywhere: list[Page] = []
         for page in pages:
             if page.path in self._now:
                 raise UserError(f"two pages of the site are called {page.path}")
             pictures = self._take_over(page)
+            self._now[page.path] = (page.inputs, pictures or [])
             if pictures is None:
-                pictures = put(self.site, page)
-                self.made.append(page.path)
-            self._now[page.path] = (page.inputs, pictures)
+                (here if page.here else anywhere).append(page)
+        waiting: list[tuple[Sequence[Page], Future[list[list[str]]]]] = []
+        if workers is None or len(anywhere) < _WORTH_IT:
+            here += anywhere
+        else:
+            parts = [anywhere[i : i + _AT_ONCE] for i in range(0, len(anywhere), _AT_ONCE)]
+            waiting = [(part, workers.submit(put_all, self.site, part)) for part in parts]
+        self._note(here, put_all(self.site, here))
+        for part, future in waiting:
+            self._note(part, future.result())
+
+    def _note(self, pages: Sequence[Page], pictures: Sequence[list[str]]) -> None:
+        for page, names in zip(pages, pictures, strict=True):
+            self._now[page.path] = (page.inputs, names)
+            self.made.append(page.path)
 
     def remember(self) -> None:
         """Call it when the new site stands where the old one did."""
@@ -68,13 +100,16 @@ class Writer:
         if inputs != page.inputs or any(_stamp(self.old / path) != self._before.files.get(path) for path in paths):
             return None
         for path in paths:
-            if not (self.site / path).exists():
-                link(self.old / path, self.site / path)
+            _link(self.old / path, self.site / path)
         return list(pictures)
 
 
-def put(site: Path, page: Page) -> list[str]:
-    """Makes a page and writes it with its pictures; returns the pictures' names."""
+def put_all(site: Path, pages: Sequence[Page]) -> list[list[str]]:
+    """Makes pages and writes them with their pictures; returns the pictures' names."""
+    return [_put(site, page) for page in pages]
+
+
+def _put(site: Path, page: Page) -> list[str]:
     text, pictures = page.render()
     path = site / page.path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,15 +119,22 @@ def put(site: Path, page: Page) -> list[str]:
         target = site / "images" / name
         target.parent.mkdir(exist_ok=True)
         if not target.exists():
-            target.write_bytes(picture.data)
+            # Two processes may write one picture at the same time: whole under another name, then renamed.
+            making = target.with_name(f"{name}.{os.getpid()}")
+            making.write_bytes(picture.data)
+            making.rename(target)
     return sorted(pictures)
 
 
-def link(old: Path, new: Path) -> None:
+def _link(old: Path, new: Path) -> None:
     """The same file under another name; a copy where the file system knows no links."""
-    new.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(old, new)
+    except FileExistsError:
+        return  # a picture that several pages show
+    except FileNotFoundError:
+        new.parent.mkdir(parents=True)
+        _link(old, new)
     except OSError:
         shutil.copy2(old, new)
 
@@ -100,7 +142,7 @@ def link(old: Path, new: Path) -> None:
 def _stamp(path: Path) -> Stamp:
     """Empty when there is no such file."""
     try:
-        facts = path.stat()
+        facts = os.stat(path)
     except OSError:
         return []
     return [facts.st_size, facts.st_mtime_ns]

@@ -151,7 +151,7 @@ def test_an_interrupted_build_leaves_the_old_site(tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     Fake(tuner="refl", fractions=(0.0,)).write(tmp_path)
-    monkeypatch.setattr(writing, "put", stop)
+    monkeypatch.setattr(writing, "put_all", stop)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path)
     assert _bytes(index.parent) == before
