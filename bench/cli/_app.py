@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from bench.cli import check, data, list_, merge, new, plan, report, run_, score, show, status
+from bench.cli import check, data, list_, merge, new, plan, report, run_, score, show, status, study
 from bench.cli._output import print_error
 from bench.core.errors import UserError, unknown_name
 
@@ -30,6 +30,9 @@ app = _Group(
         "run": run_.run, "plan": plan.plan, "list": list_.list_, "show": show.show, "status": status.status,
         "score": score.score, "report": report.report, "merge": merge.merge,
         "data": _Group("data", help=data.__doc__, commands={"status": data.status}),
+        "study": _Group("study", help=study.__doc__, commands={
+            "new": study.new, "links": study.links, "serve": study.serve, "import": study.import_,
+        }),
         "check": _Group("check", help=check.__doc__, commands={"tuner": check.tuner}),
         "new": _Group("new", help=new.__doc__, commands={"tuner": new.tuner}),
     },
