@@ -24,6 +24,7 @@ from bench.core.budget import Charge
 from bench.core.contract import Context, Patch, Phase, Report, Setup, setting
 from bench.diffusion import adapters
 from bench.diffusion.denoising import diffuse, noise_error, noise_levels, predict_noise
+from bench.diffusion.shuffle import Shuffle
 from tuners.adapting import AdapterConfig, AdapterTuner
 from tuners.pool import draw, draw_cost, score, score_cost
 
@@ -76,6 +77,7 @@ class RAFT(AdapterTuner):
         """(prompt, clean latent (C, h, w)) kept so far in this round."""
         self.trained = 0
         """Updates done in this round."""
+        self._order = self._shuffle()
 
     @classmethod
     def first_update(cls, config: Any, setup: Setup) -> list[Need]:
@@ -110,6 +112,7 @@ class RAFT(AdapterTuner):
         self.trained += 1
         if self.trained == self.updates:
             self.round, self.winners, self.trained = self.round + 1, [], 0
+            self._order = self._shuffle()
         return report
 
     def add_winner(self) -> Report:
@@ -149,14 +152,16 @@ class RAFT(AdapterTuner):
 
     def draw(self, k: int) -> tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(prompt, x*, t, eps) of the update's k-th winner: a seeded shuffle of the round's winners, epoch by epoch."""
-        epoch, place = divmod(self.trained * self.ctx.global_batch + k, self.n_prompts)
-        order = torch.randperm(
-            self.n_prompts, generator=self.ctx.rng("raft-order", round=self.round, epoch=epoch)
-        )  # fmt: skip
-        text, x0 = self.winners[int(order[place])]
+        text, x0 = self.winners[self._order(self.trained * self.ctx.global_batch + k)]
         rng = self.ctx.rng("raft", update=self.update, sample=k)
         t = torch.randint(self.n_timesteps, (), generator=rng)
         return text, x0, t, torch.randn(x0.shape, generator=rng).to(x0)
+
+    def _shuffle(self) -> Shuffle:
+        """The order of this round's winners."""
+        return Shuffle(
+            self.n_prompts, lambda epoch: self.ctx.rng("raft-order", round=self.round, epoch=epoch)
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -167,6 +172,7 @@ class RAFT(AdapterTuner):
         super().load_state_dict(state)
         self.round, self.trained = int(state["round"]), int(state["trained"])
         self.winners = [(str(text), x0) for text, x0 in state["winners"]]
+        self._order = self._shuffle()
 
 
 def prompts_a_round(config: RAFTConfig, global_batch: int) -> int:

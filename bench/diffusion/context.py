@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion.meters import Meters
 from bench.diffusion.models import BaseModel
 from bench.diffusion.processes import Processes
+from bench.diffusion.shuffle import Shuffle
 
 
 class TuningContext:
@@ -39,6 +39,7 @@ class TuningContext:
         self.budget = ledger.budget
         self.work_dir = work_dir
         self._train_prompts = tuple(train_prompts)
+        self._order = Shuffle(len(self._train_prompts), lambda epoch: self.rng("prompt-order", epoch=epoch))
         self._rewards = rewards
         self._default_reward = default_reward
         self._meters = meters
@@ -54,19 +55,7 @@ class TuningContext:
 
     def prompts(self, update: int, n: int) -> Sequence[Prompt]:
         """Positions update*n .. update*n + n - 1 of an endless sequence of shuffled epochs."""
-        total = len(self._train_prompts)
-        picked = []
-        for position in range(update * n, update * n + n):
-            epoch, place = divmod(position, total)
-            picked.append(self._train_prompts[self._order(epoch)[place]])
-        return picked
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019  (a context lives as long as its run)
-    def _order(self, epoch: int) -> list[int]:
-        order: list[int] = torch.randperm(
-            len(self._train_prompts), generator=self.rng("prompt-order", epoch=epoch)
-        ).tolist()
-        return order
+        return [self._train_prompts[self._order(position)] for position in range(update * n, update * n + n)]
 
     def reward(self, name: str | None = None) -> Reward:
         name = name or self._default_reward
