@@ -33,7 +33,8 @@ from bench.core.types import SamplerSpec
 from bench.diffusion import adapters
 from bench.diffusion.denoising import ancestral_coefficients, diffuse, noise_error, predict_noise
 from bench.diffusion.generate import Batch
-from bench.diffusion.samplers import build_sampler, conditions, predict_eps
+from bench.diffusion.samplers import predict_eps
+from bench.diffusion.shuffle import Shuffle
 from tuners.adapting import AdapterConfig, AdapterTuner
 from tuners.pool import Pool, draw_cost, score_cost, training_prompts
 
@@ -121,7 +122,7 @@ class HGDPO(AdapterTuner):
         self.pool = Pool(ctx, known[: self.D], self.N)
         self.b = ancestral_coefficients(ctx.model)
         self._pairs: list[tuple[int, int, int]] = []
-        self._orders: dict[int, list[int]] = {}
+        self._order: Shuffle | None = None
         self._loaded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @classmethod
@@ -242,19 +243,10 @@ class HGDPO(AdapterTuner):
 
     def batch(self, update: int) -> list[tuple[int, int, int]]:
         """The pairs of an update: a seeded shuffle without replacement, epoch by epoch."""
-        picked = []
-        for position in range(update * self.ctx.global_batch, (update + 1) * self.ctx.global_batch):
-            epoch, place = divmod(position, len(self.pairs))
-            picked.append(self.pairs[self._order(epoch)[place]])
-        return picked
-
-    def _order(self, epoch: int) -> list[int]:
-        if epoch not in self._orders:
-            rng = self.ctx.rng("hgdpo-order", epoch=epoch)
-            # an update sees the end of one epoch and the start of the next, or many short ones
-            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}
-            self._orders[epoch] = torch.randperm(len(self.pairs), generator=rng).tolist()
-        return self._orders[epoch]
+        if self._order is None:
+            self._order = Shuffle(len(self.pairs), lambda epoch: self.ctx.rng("hgdpo-order", epoch=epoch))
+        B = self.ctx.global_batch
+        return [self.pairs[self._order(position)] for position in range(update * B, (update + 1) * B)]
 
     def draw(self, pair: tuple[int, int, int], k: int) -> tuple[torch.Tensor, ...]:
         """(x^w, x^l, condition, t, eps) of the update's k-th pair, on the CPU."""
@@ -277,7 +269,7 @@ class HGDPO(AdapterTuner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.pool.load_state_dict(state["pool"])
-        self._pairs, self._orders, self._loaded = [], {}, {}
+        self._pairs, self._order, self._loaded = [], None, {}
 
 
 def select_pairs(scores: torch.Tensor, rank: int, min_gap: float) -> list[tuple[int, int, int]]:
@@ -326,21 +318,18 @@ class LatentAdaptiveNormalisation:
     """
 
     def begin(self, batch: Batch) -> None:
-        self._model = batch.model
-        self._noise = batch.noise
-        self._sampler = build_sampler(batch.model, batch.spec)
-        self._conditions = conditions(batch.model, self._sampler, batch.texts)
-        self._walk = self._sampler.walk()
-        shape = batch.model.latent_shape(batch.spec.resolution)
-        self.h_ref = self._walk.start(batch.noise.initial(shape, batch.model.dtype, batch.model.device))
+        self._batch = batch
+        self._walk = batch.sampler.walk()
+        self.h_ref = self._walk.start(batch.initial())
 
     def before_step(self, i: int) -> None:
         return
 
     def after_step(self, i: int, x: torch.Tensor) -> torch.Tensor:
-        with adapters.disabled(self._model.unet):
-            eps_ref = predict_eps(self._model, self._sampler, i, self.h_ref, *self._conditions)
-        self.h_ref = self._walk.step(i, eps_ref, self.h_ref, self._noise)
+        batch = self._batch
+        with adapters.disabled(batch.model.unet):
+            eps_ref = predict_eps(batch.model, batch.sampler, i, self.h_ref, batch.cond, batch.uncond)
+        self.h_ref = self._walk.step(i, eps_ref, self.h_ref, batch.noise)
         return match_statistics(x, self.h_ref)
 
     def end(self) -> None:

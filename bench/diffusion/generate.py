@@ -12,7 +12,7 @@ from bench.core.contract import Patch
 from bench.core.seeds import derive_seed
 from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion.models import BaseModel
-from bench.diffusion.samplers import Noise, build_sampler, conditions, predict_eps
+from bench.diffusion.samplers import Noise, Sampler, build_sampler, conditions, predict_eps
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,20 @@ class Batch:
     model: BaseModel
     texts: Sequence[str]
     noise: Noise
-    spec: SamplerSpec
+    sampler: Sampler
+    cond: torch.Tensor
+    """Text conditions (B, L, D)."""
+    uncond: torch.Tensor | None
+    """Those of the empty prompt; None without guidance."""
+
+    @property
+    def spec(self) -> SamplerSpec:
+        return self.sampler.spec
+
+    def initial(self) -> torch.Tensor:
+        """x_T before scaling (B, C, h, w)."""
+        model = self.model
+        return self.noise.initial(model.latent_shape(self.spec.resolution), model.dtype, model.device)
 
 
 class SamplingHook(Protocol):
@@ -66,16 +79,22 @@ def sample_latents(
 ) -> torch.Tensor:
     """Finished latents (B, C, h, w) of one batch."""
     sampler = build_sampler(model, spec)
-    cond, uncond = conditions(model, sampler, texts)
+    return sample_batch(Batch(model, texts, noise, sampler, *conditions(model, sampler, texts)), hooks)
+
+
+@torch.no_grad()
+def sample_batch(batch: Batch, hooks: Sequence[SamplingHook] = ()) -> torch.Tensor:
+    """Finished latents (B, C, h, w) of a batch whose texts are encoded; a hook may so sample its batch once more."""
+    model, sampler = batch.model, batch.sampler
     walk = sampler.walk()
-    x = walk.start(noise.initial(model.latent_shape(spec.resolution), model.dtype, model.device))
+    x = walk.start(batch.initial())
     try:
         for hook in hooks:
-            hook.begin(Batch(model, texts, noise, spec))
+            hook.begin(batch)
         for i in range(sampler.n_steps):
             for hook in hooks:
                 hook.before_step(i)
-            x = walk.step(i, predict_eps(model, sampler, i, x, cond, uncond), x, noise)
+            x = walk.step(i, predict_eps(model, sampler, i, x, batch.cond, batch.uncond), x, batch.noise)
             for hook in hooks:
                 x = hook.after_step(i, x)
     finally:

@@ -16,9 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-from bench.diffusion.generate import Batch, sample_latents
+from bench.diffusion.generate import Batch, sample_batch
 from bench.diffusion.models import BaseModel
-from bench.diffusion.samplers import build_sampler
 from tuners.realign.modulation import Modulation, Regions, install
 from tuners.realign.plan import Plan
 
@@ -61,16 +60,15 @@ class FineRealignment:
 
     def begin(self, batch: Batch) -> None:
         model = batch.model
-        first = model.decode(sample_latents(model, batch.texts, batch.noise, batch.spec))
+        first = model.decode(sample_batch(batch))
         self.plans = self.planner.plan(first.float(), batch.texts)
         spoken = [speak(model, plan, repeat=self.settings.repeat) for plan in self.plans]
         self.texts = [s.text for s in spoken]
         self._cond = torch.stack([embed(model, s, alone=self.settings.alone) for s in spoken])
-        self._timesteps = build_sampler(model, batch.spec).timesteps
-        self._state = Modulation(
-            regions_of(spoken, self._cond, self.settings.outside), model.latent_shape(batch.spec.resolution)[1:],
-            literal=self.settings.literal,
-        )  # fmt: skip
+        self._timesteps = batch.sampler.timesteps
+        size = model.latent_shape(batch.spec.resolution)[1:]
+        regions = regions_of(spoken, self._cond, self.settings.outside)
+        self._state = Modulation(regions, size, literal=self.settings.literal)
         self._unet = model.unet
         self._text_hook = model.unet.register_forward_pre_hook(self._with_captions, with_kwargs=True)
         self._before = install(model.unet, self._state)
