@@ -15,8 +15,6 @@ one is a judge here like any other.
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from bench.core.errors import UserError, unknown_name
 from bench.core.types import SamplerSpec
 from bench.diffusion.rollout import Loss
 from bench.diffusion.rollout import Path as Rollout
+from bench.store import atomic
 from bench.tiny import is_tiny_world
 from tuners.refl import ReFL, ReFLConfig
 from tuners.tree.dimensions import DIMENSIONS
@@ -343,11 +342,7 @@ class TreeReward(ReFL):
 
     def _keep_card(self, card: Mapping[str, Any]) -> None:
         """What was fitted on what, and how well it does on held-out pairs: ``work_dir/tree-card.json``."""
-        path = self.ctx.work_dir / "tree-card.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps({**card, "backbone_name": self.backbone}, indent=1) + "\n", "utf-8")
-        os.replace(part, path)
+        atomic.write_json(self.ctx.work_dir / "tree-card.json", {**card, "backbone_name": self.backbone})
 
     # -- tune
 

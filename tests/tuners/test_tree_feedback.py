@@ -91,7 +91,7 @@ def test_each_dimension_holds_out_one_pair_in_six_and_fitting_never_sees_it(tmp_
 
 def test_a_folder_is_taken_up_by_digest_and_a_damaged_shard_is_refused(tmp_path):
     feedback = filled(tmp_path)
-    (tmp_path / "half-written.npy.7.part").write_bytes(b"x")
+    (tmp_path / ".tmp-half-written").write_bytes(b"x")
     again = Feedback(tmp_path)
     again.restore(feedback.state()[:1])
     assert len(again) == 12

@@ -30,6 +30,12 @@ class Pixels(Trunk):
         read = torch.tensor([[len(t) / 10] for t in texts]).to(seen)
         return torch.tanh(self.mix(torch.cat([seen, read], dim=1)))
 
+    def layers(self):
+        return [[self.mix]]
+
+    def embeddings(self):
+        return []
+
 
 def tree(structure="tree", seed=0):
     generator = torch.Generator().manual_seed(seed)

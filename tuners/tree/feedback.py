@@ -8,10 +8,10 @@ left behind is taken up again only by its digest.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from bench.core.errors import UserError
+from bench.store import atomic
 from tuners.tree.dimensions import DIMENSIONS
 from tuners.tree.pairs import Pair
 
@@ -73,9 +74,10 @@ class Feedback:
         rows = [[p.dimension, p.how, p.winner_text, p.loser_text] for p in pairs]
         text = json.dumps(rows, ensure_ascii=False)
         name = _digest(images, text)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / f"{name}.json", lambda path: path.write_text(text, "utf-8"))
-        _write(self.folder / f"{name}.npy", lambda path: _save(path, images))
+        packed = io.BytesIO()
+        np.save(packed, images)
+        atomic.write_text(self.folder / f"{name}.json", text)
+        atomic.write_bytes(self.folder / f"{name}.npy", packed.getvalue())
         self._open(name)
 
     def train(self) -> list[int]:
@@ -154,14 +156,3 @@ def _digest(images: np.ndarray[Any, Any], text: str) -> str:
     found.update(np.ascontiguousarray(images).data)
     found.update(text.encode())
     return found.hexdigest()[:24]
-
-
-def _save(path: Path, images: np.ndarray[Any, Any]) -> None:
-    with path.open("wb") as file:
-        np.save(file, images)
-
-
-def _write(path: Path, save: Callable[[Path], object]) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save(part)
-    os.replace(part, path)

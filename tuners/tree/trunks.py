@@ -9,6 +9,7 @@ FOLDER      BLIP's image-grounded text encoder (Li et al., arXiv 2201.12086) as 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ _COPIES = 16
 """Of the cosine among the features: one number among three hundred would be lost to fresh layers."""
 
 
-class Trunk(nn.Module):
+class Trunk(nn.Module, ABC):
     """Features of (image, prompt) points.
 
     ``dim`` is D; ``side`` the pixels that images are kept at; ``family`` tells which judges are no strangers to it;
@@ -50,21 +51,21 @@ class Trunk(nn.Module):
     family: str
     digest: str
 
+    @abstractmethod
     def forward(self, images: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         """(B, 3, H, W) float in [0, 1] of any size and B prompts → (B, D)."""
-        raise NotImplementedError
 
     def pretrained(self) -> list[nn.Parameter]:
         """The weights that were not drawn here."""
         return list(self.parameters())
 
+    @abstractmethod
     def layers(self) -> list[Sequence[nn.Module]]:
         """Stacks of layers, each from the input on: what ``freeze`` counts in."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embeddings(self) -> list[nn.Module]:
         """What lies before the first layers."""
-        raise NotImplementedError
 
     def freeze(self, share: float) -> None:
         """Fixes the embeddings and the first ``share`` of the layers of each stack; 0 leaves all of them free."""
