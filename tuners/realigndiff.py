@@ -130,8 +130,7 @@ class RealignDiff(ReFL):
         "attention outside of all masks is left alone: eq. 9's S = 1 there flattens it (outside = 1)",
         "lambda_t = w (tau/1000)^5 in the first 30 % of steps: the paper says 'proportional to t' (power = 1, "
         "fine_share = 1)",
-        "local captions are encoded within the prompt: DenseDiffusion encodes each by itself (alone = True), which "
-        "moves TIFA by -0.059 against -0.037 on the coco sample",
+        "local captions are encoded within the prompt: DenseDiffusion encodes each by itself (alone = true)",
         "a score of 0 takes the modulation off an object, it does not suppress the object, as printed",
         "LoRA instead of the full U-Net, and guidance in the training rollout, as in DRTune's comparison",
     )
