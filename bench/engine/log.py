@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from bench.store.runs import RunFolder
+
 LOG = "log.txt"
 _TEE = 'trap "" INT TERM HUP USR1 USR2; exec tee -a "$0"'
 """A process of its own, deaf to signals: it writes down what a worker said before it was killed."""
@@ -52,6 +54,12 @@ def logged(attempt: Path, *, redirect: bool) -> Iterator[tuple[TextIO, TextIO]]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 # a child that outlives this process holds the pipe open; the log is not worth waiting for it
                 tee.wait(5.0)
+
+
+def log_tail(folder: RunFolder, n_chars: int = 4000) -> str:
+    """The end of what the newest attempt printed."""
+    logs = sorted(folder.attempts.glob(f"[0-9]*/{LOG}"))
+    return logs[-1].read_text("utf-8", errors="replace")[-n_chars:] if logs else ""
 
 
 def _flush() -> None:

@@ -29,6 +29,10 @@ START_S = 600.0
 GRACE_S = 20.0
 """Between the end of tuning and the end of the other processes."""
 
+_DEAF = ["/bin/sh", "-c", 'trap "" INT TERM USR2; exec "$@"', "sh"]
+"""Ctrl-C and a cluster's signals reach every process of a run; rank 0 decides, and ends the others. From their first
+moment on: a process that still loads its libraries would die of what it cannot hear yet."""
+
 
 class Crew:
     """The processes beside rank 0, started and not yet joined."""
@@ -42,7 +46,7 @@ class Crew:
         self._store = TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
         place = ["--port", str(self._store.port), "--parent", str(os.getpid())]
         self._children = [
-            subprocess.Popen([sys.executable, "-m", WORKER, str(folder), "--rank", str(k), *place])
+            subprocess.Popen([*_DEAF, sys.executable, "-m", WORKER, str(folder), "--rank", str(k), *place])
             for k in range(1, size)
         ]
 
@@ -136,9 +140,6 @@ def joined(store: TCPStore, rank: int, size: int, device: str, timeout_s: float)
 @contextmanager
 def follower(rank: int, size: int, port: int, device: str, timeout_s: float) -> Iterator[Processes]:
     """Joins the processes of the worker that started this one."""
-    # Ctrl-C and SIGTERM reach the whole process group; rank 0 decides, and ends this process
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, signal.SIG_IGN)
     store = TCPStore(HOST, port, size, is_master=False)
     store.set(_ready(rank), "yes")
     with joined(store, rank, size, device, timeout_s) as processes:

@@ -33,7 +33,7 @@ from bench.diffusion.models import BaseModel, load_model
 from bench.diffusion.processes import Processes, ProcessFailed, ProcessLost
 from bench.engine import imaging, ranks, scoring, tuning
 from bench.engine.attempt import Attempt, provenance, read_attempts, read_curve
-from bench.engine.log import logged
+from bench.engine.log import log_tail, logged
 from bench.engine.prepare import read_suite
 from bench.engine.progress import Progress
 from bench.engine.pulse import Pulse
@@ -285,7 +285,7 @@ class Worker:
         with turn(self.folder.root):
             if self.folder.record_path.exists():
                 return self.folder.read_record()
-            error = ErrorEntry(type="EndedFromOutside", message=reason)
+            error = ErrorEntry(type="NoRecord", message=reason, tail=log_tail(self.folder))
             record = self._record("failed", reason, error, [], [])
             self._write(record)
             return record
