@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from bench.core.contract import Reward
 from bench.core.errors import UserError
 from bench.core.identity import digest, file_sha256, plain
-from bench.diffusion.models import quiet
 from bench.tiny import weights_dir
 from bench.tiny.language import Facts, Thing, caption_of, scene_facts
+from bench.tiny.models import load_reader, reader_weights
 from bench.tiny.reader import Reader
 from bench.tiny.reading import facts_of
 from bench.tiny.world import BACKGROUNDS, COLOURS, LIGHTS, MAX_OBJECTS, SHAPES, SIZES, STYLES, TEXTURES
@@ -83,11 +83,9 @@ class TinyCaption(Reward):
     unit = "nats a fact"
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        self.weights_sha256 = _weights(self.name, folder)
+        self.weights_sha256 = file_sha256(reader_weights(folder))
         self.device = torch.device(device)
-        with quiet():
-            self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).to(self.device)
-        self.reader.eval().requires_grad_(False)
+        self.reader: Reader = load_reader(folder, self.device)
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         check_images(self.name, images, prompts)
@@ -197,10 +195,8 @@ class TinyCaptionCosine(Reward):
     unit = "cosine of texts"
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        sha = _weights(self.name, folder)
-        with quiet():
-            self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).to(device)
-        self.reader.eval().requires_grad_(False)
+        sha = file_sha256(reader_weights(folder))
+        self.reader: Reader = load_reader(folder, device)
         self.device = device
         self.texts: Any = tiny_clip(device)
         self.weights_sha256 = digest([sha, self.texts.weights_sha256])

@@ -11,10 +11,9 @@ import torch
 
 from bench.core.contract import Measured, Metric, Scene
 from bench.core.errors import UserError
-from bench.core.identity import digest
+from bench.core.identity import digest, file_sha256
 from bench.core.paired import cluster_mean_ci
 from bench.core.types import Question
-from bench.diffusion.models import quiet
 from bench.metrics.layout import layout
 from bench.tiny import weights_dir
 
@@ -51,18 +50,12 @@ class TinyVQA:
     name = "tiny-vqa"
 
     def __init__(self, device: str) -> None:
-        from bench.core.identity import file_sha256
-        from bench.tiny.reader import Reader
+        from bench.tiny.models import load_reader, reader_weights
 
         folder = weights_dir() / self.name
-        weights = folder / "model.safetensors"
-        if not weights.is_file():
-            raise UserError(f"the weights of {self.name} are missing: {weights} does not exist",
-                            hint="python -m bench.tiny.train")  # fmt: skip
-        self.sha256 = file_sha256(weights)
+        self.sha256 = file_sha256(reader_weights(folder))
         self.device = device
-        with quiet():
-            self.reader: Reader = Reader.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+        self.reader: Reader = load_reader(folder, device)
 
     def answers(self, images: torch.Tensor, questions: Sequence[Sequence[str]]) -> list[list[str]]:
         from bench.tiny.reader import answer_from

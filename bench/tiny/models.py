@@ -12,6 +12,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel
 
+from bench.core.errors import UserError
+from bench.diffusion.models import quiet
 from bench.tiny import weights_dir
 from bench.tiny.reader import Reader
 
@@ -31,8 +33,25 @@ def load_scorer(name: str, folder: Path | None = None) -> CLIPModel:
     return model.eval().requires_grad_(False)
 
 
-def load_reader(folder: Path | None = None) -> Reader:
-    """tiny-vqa, frozen; ask with `Reader.answer`."""
-    model: Reader = Reader.from_pretrained(folder or weights_dir() / "tiny-vqa", dtype=torch.float32)
-    model.eval().requires_grad_(False)
+def load_reader(folder: Path | None = None, device: str | torch.device = "cpu") -> Reader:
+    """tiny-vqa, frozen; ask with `Reader.answer`.
+
+    Raises:
+        UserError: the weights are not there.
+    """
+    folder = reader_weights(folder).parent
+    with quiet():
+        model: Reader = Reader.from_pretrained(folder, dtype=torch.float32)
+    model.eval().requires_grad_(False).to(device)
     return model
+
+
+def reader_weights(folder: Path | None = None) -> Path:
+    """The file of tiny-vqa's weights, whose digest names the reader. Raises UserError where it is missing."""
+    folder = folder or weights_dir() / "tiny-vqa"
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f"the weights of {folder.name} are missing: {path} does not exist", hint="python -m bench.tiny.train"
+        )
+    return path

@@ -20,7 +20,7 @@ class TinySight:
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        self.reader: Reader = load_reader(folder).to(device)
+        self.reader: Reader = load_reader(folder, device)
         self.device = device
 
     def tags(self, images: torch.Tensor) -> list[list[str]]:
