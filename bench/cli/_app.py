@@ -6,7 +6,23 @@ import sys
 
 import click
 
-from bench.cli import check, data, list_, merge, new, plan, report, run_, score, show, status, study
+from bench.cli import (
+    cancel,
+    check,
+    data,
+    eval_,
+    list_,
+    logs,
+    merge,
+    new,
+    plan,
+    report,
+    run_,
+    score,
+    show,
+    status,
+    study,
+)
 from bench.cli._output import print_error
 from bench.core.errors import UserError, unknown_name
 
@@ -28,7 +44,8 @@ app = _Group(
     epilog="Start with: bench run --suite coco --tuner drtune",
     commands={
         "run": run_.run, "plan": plan.plan, "list": list_.list_, "show": show.show, "status": status.status,
-        "score": score.score, "report": report.report, "merge": merge.merge,
+        "logs": logs.logs, "cancel": cancel.cancel,
+        "score": score.score, "eval": eval_.eval_, "report": report.report, "merge": merge.merge,
         "data": _Group("data", help=data.__doc__, commands={"status": data.status}),
         "study": _Group("study", help=study.__doc__, commands={
             "new": study.new, "links": study.links, "serve": study.serve, "import": study.import_,

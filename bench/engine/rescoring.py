@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from bench.core.errors import UserError
-from bench.core.record import MetricEntry, Record, ScaledEntry, SnapshotEntry
+from bench.core.record import MetricEntry, Record, ScaledEntry, SnapshotEntry, is_human
 from bench.diffusion import adapters
 from bench.engine import imaging, scoring, tuning
 from bench.engine.worker import Worker
@@ -38,7 +38,7 @@ class Rescorer(Worker):
             entries = self._scorer(fresh=True).score_all([*folders, *scaled], self.stop, ends=ends)
             own = {name for name, _ in folders}
             record = old.model_copy(update={
-                "metrics": [m for m in entries if m.snapshot in own],
+                "metrics": [*(m for m in entries if m.snapshot in own), *(m for m in old.metrics if is_human(m))],
                 "scales": [_with_metrics(e.snapshot, entries) for e in old.scales],
             })  # fmt: skip
             self._write(record)
@@ -103,5 +103,17 @@ def rescore(
     """
     if not folder.record_path.exists():
         raise UserError(f"run {folder.root.name} is not finished", hint="the same bench run command again continues it")
+    if folder.read_record().external is not None:
+        return _rescore_external(folder, regenerate or bool(scales), quiet)
     worker = Rescorer(folder, quiet=quiet)
     return worker.score_scales(scales) if scales else worker.rescore(regenerate=regenerate)
+
+
+def _rescore_external(folder: RunFolder, makes_images: bool, quiet: bool) -> Record:
+    """Images from elsewhere have no adapter: they can be scored again and not made again."""
+    from bench.engine import external
+
+    if makes_images:
+        raise UserError(f"run {folder.root.name} is images from elsewhere: it has no adapter to sample with",
+                        hint=f"bench score {folder.root.name}")  # fmt: skip
+    return external.rescore(folder, quiet=quiet)
