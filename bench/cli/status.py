@@ -1,59 +1,117 @@
-"""``bench status``: every run folder and how far it is."""
+"""``bench status``: every run folder and how far it is, with what a cluster says of its job."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli import _options as o
 
+if TYPE_CHECKING:
+    from bench.cli._states import Row
+    from bench.launch.queue import Queue
+
+HEADER = ("run", "suite", "tuner", "reward", "seed", "state", "spent", "now", "why")
+EVERY_S = 5.0
+"""Between two looks with --watch; a cluster that many watch is asked no more often."""
+
 
 @click.command()
 @o.runs
+@click.option("--watch", is_flag=True, help="Look again every few seconds until nothing waits or runs.")
+@click.option("--every", "every_s", type=click.FloatRange(min=0.5), default=EVERY_S, show_default=True,
+              help="Seconds between two looks with --watch.")  # fmt: skip
 @o.as_json
-def status(runs: Path, json: bool) -> int:
-    """Show every run: done, failed, running or interrupted, with the budget spent."""
-    from bench.cli._output import print_json, print_table
-    from bench.store.runs import iter_run_folders
+def status(runs: Path, watch: bool, every_s: float, json: bool) -> int:
+    """Show every run: queued, running (with rate and time left), done, failed, lost; and what to type next."""
+    from bench.cli._output import print_json
+    from bench.cli._states import read_states
+    from bench.core.errors import UserError
 
-    rows = [_row(folder) for folder in iter_run_folders(runs)]
+    if json and watch:
+        raise UserError("--json shows one moment, --watch many", valid="one of them", hint="bench status --json")
+    if watch:
+        return _watch(runs, every_s)
+    rows, queue = read_states(runs)
     if json:
-        print_json({"runs": rows})
+        print_json({
+            "runs": [row.as_dict() for row in rows], "cluster": {"calls": queue.n_calls, "problem": queue.problem},
+        })  # fmt: skip
         return 0
-    if not rows:
-        print(f"no runs under {runs}")
-        return 0
-    print_table(
-        ("run", "suite", "tuner", "reward", "seed", "state", "spent", "reason"),
-        [
-            (r["run_id"], r["suite"], r["tuner"], r["reward"], str(r["seed"]), r["state"], _spent(r), r["reason"] or "")
-            for r in rows
-        ],
-    )
+    print("\n".join(_lines(runs, rows, queue)))
     return 0
 
 
-def _row(folder: Any) -> dict[str, Any]:
-    from bench.store import atomic
-    from bench.store.lock import is_held
+def _watch(runs: Path, every_s: float) -> int:
+    """Redraws on a terminal; elsewhere prints a line for every change."""
+    from bench.cli._states import read_states
+    from bench.store.state import ACTIVE
 
-    spec = folder.read_spec()
-    state, reason = "interrupted", None
-    if folder.record_path.exists():
-        record = folder.read_record()
-        state, reason = record.status, record.reason
-    elif is_held(folder.lock_path):
-        state = "running"
-    ledger = atomic.read_json(folder.ledger_path) if folder.ledger_path.exists() else None
-    primary = spec.budget.primary
-    return {
-        "run_id": spec.run_id, "suite": spec.suite, "tuner": spec.label, "reward": spec.reward, "seed": spec.seed,
-        "state": state, "reason": reason, "folder": str(folder.root), "primary": primary,
-        "limit": spec.budget.limit(primary), "spent": ledger["spent"][primary] if ledger else 0.0,
-    }  # fmt: skip
+    before: dict[Path, str] = {}
+    if sys.stdout.isatty():
+        print("\033[2J", end="")
+    while True:
+        rows, queue = read_states(runs)
+        if sys.stdout.isatty():
+            # home, what is new, and nothing below: without the flicker of an empty screen
+            width, height = shutil.get_terminal_size()
+            shown = _fit(_lines(runs, rows, queue), height - 1)
+            print("\033[H" + "\n".join(f"{line[:width]}\033[K" for line in shown) + "\033[J", flush=True)
+        else:
+            for row in rows:
+                line = f"{row.state.word}" + (f" ({row.state.reason})" if row.state.reason else "")
+                if before.get(row.facts.folder) != line:
+                    before[row.facts.folder] = line
+                    print(f"{time.strftime('%H:%M:%S')} {row.name} {row.facts.spec['label']}: {line}", flush=True)
+        if not any(row.state.word in ACTIVE for row in rows):
+            return 0
+        time.sleep(every_s)
 
 
-def _spent(row: dict[str, Any]) -> str:
-    return f"{row['spent']:,.0f} / {row['limit']:,.0f} {row['primary']}"
+def _fit(lines: list[str], height: int) -> list[str]:
+    """At most ``height`` lines: the header, the first runs, and the summary at the end."""
+    if len(lines) <= height:
+        return lines
+    n_end = len(lines) - lines.index("")
+    n_start = max(1, height - n_end - 1)
+    return [*lines[:n_start], f"... {len(lines) - n_end - n_start} more", *lines[-n_end:]]
+
+
+def _lines(runs: Path, rows: Sequence[Row], queue: Queue) -> list[str]:
+    from bench.cli._output import table_lines
+
+    if not rows:
+        return [f"no runs under {runs}"]
+    lines = table_lines(HEADER, [_cells(row.as_dict()) for row in rows])
+    counts = Counter(row.state.word for row in rows)
+    lines += ["", f"{len(rows)} runs: " + ", ".join(f"{n} {word}" for word, n in counts.most_common())]
+    if queue.problem:
+        lines.append(queue.problem)
+    hints = Counter(row.state.hint.replace(row.name, "RUN") for row in rows if row.state.hint)
+    lines += [f"{n} of them: {hint}" for hint, n in hints.most_common()]
+    return lines
+
+
+def _cells(r: dict[str, Any]) -> tuple[str, ...]:
+    lost = f" (+ {r['lost']:,.0f} lost)" if r["lost"] else ""
+    spent = f"{r['spent']:,.0f} / {r['limit']:,.0f} {r['primary']}{lost}"
+    return (r["run_id"], r["suite"], r["tuner"], r["reward"], str(r["seed"]), r["state"], spent, _now(r["stage"]),
+            r["reason"] or "")  # fmt: skip
+
+
+def _now(stage: dict[str, Any] | None) -> str:
+    """``tune 45 %, 12 U/s, 3 min left``"""
+    if stage is None:
+        return ""
+    from bench.store.state import duration
+
+    share = 100 * stage["count"] / stage["total"] if stage["total"] else 100
+    left = "" if stage["eta_s"] is None else f", {duration(stage['eta_s'])} left"
+    return f"{stage['name']} {share:.0f} %, {stage['rate_per_s']:,.3g} {stage['unit']}/s{left}"

@@ -1,4 +1,4 @@
-"""Subprocesses on this machine: one a run, each its own process group, with a hard limit; they die with their parent."""
+"""Subprocesses on this machine: one a run, each its own process group with a hard limit; they die with us."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,12 @@ class State:
     """How a run stands: a word, why, and what to type where something should be done."""
 
     word: str
-    """done · failed · diverged · running · starting · queued · requeued · tuned · interrupted · cancelled · lost · to do"""
+    """done · failed · diverged · running · starting · queued · requeued · tuned · interrupted · cancelled · lost ·
+    to do"""
     reason: str = ""
     hint: str = ""
+    job_id: str = ""
+    """Of the job that waits or runs for it now."""
 
 
 def read_facts(folder: RunFolder) -> Facts:
@@ -114,7 +117,7 @@ def derive(facts: Facts, jobs: Mapping[str, ClusterJob], *, asked: bool) -> Stat
     known = [jobs[job_id] for job_id in facts.job_ids if job_id in jobs]
     active = [job for job in known if job.state in WAITING | RUNNING]
     if active:
-        return _with_cluster(facts, active[-1])
+        return replace(_with_cluster(facts, active[-1]), job_id=active[-1].job_id)
     if facts.holder is None:
         return _never_started(facts, known, asked=asked)
     if facts.ended is not None:
@@ -126,7 +129,7 @@ def derive(facts: Facts, jobs: Mapping[str, ClusterJob], *, asked: bool) -> Stat
         return State("lost", "its process is gone without a word", f"{CONTINUE}; bench logs {facts.folder.name}")
     if facts.silent_s <= SILENT_S:
         return State("running")
-    since = f"no sign of life for {_duration(facts.silent_s)}"
+    since = f"no sign of life for {duration(facts.silent_s)}"
     if not asked and facts.holder.get("job_id"):
         return State("lost", f"{since}; its cluster was not asked", "bench status again when squeue answers")
     job = f", and its job {facts.holder['job_id']} is over" if facts.holder.get("job_id") else ""
@@ -144,7 +147,7 @@ def _with_cluster(facts: Facts, job: ClusterJob) -> State:
     if not its_own:
         return State("starting", where)
     if facts.ended is None and facts.silent_s > SILENT_S:
-        return State("running", f"{where}, no sign of life for {_duration(facts.silent_s)}",
+        return State("running", f"{where}, no sign of life for {duration(facts.silent_s)}",
                      f"bench logs {facts.folder.name}")  # fmt: skip
     return State("running", where)
 
@@ -183,7 +186,8 @@ def _job_over(facts: Facts, job: ClusterJob) -> State:
                  f"bench logs {facts.folder.name}; {CONTINUE}")  # fmt: skip
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h``, ``2 d``."""
     if seconds == float("inf"):
         return "a long time"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
