@@ -130,6 +130,7 @@ def _launch(runs: Sequence[PlannedRun], launcher: Launcher, root: Path, how: Map
 
     progress = Progress(quiet=quiet)
     jobs = _jobs(runs, root, how)
+    launcher.check(jobs)
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
     for run in runs:
         if run.state in ("failed", "diverged"):

@@ -78,8 +78,8 @@ class Launcher(ABC):
         """CPUs that each run will have where they run; None: those of this machine."""
         return None
 
-    def check(self) -> None:  # noqa: B027 - most launchers can always
-        """Raises UserError where this launcher cannot launch anything from here."""
+    def check(self, jobs: Sequence[Job] = ()) -> None:  # noqa: B027 - most launchers can always
+        """Raises UserError where this launcher cannot launch ``jobs``, or anything, from here."""
 
     def active(self, folders: Sequence[Path]) -> dict[Path, str]:
         """Run folders that jobs of an earlier command wait for or work on, each with which; they are left alone."""

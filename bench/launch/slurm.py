@@ -43,11 +43,11 @@ class Slurm(Launcher):
     def cpus(self) -> int:
         return self.settings.cpus
 
-    def check(self) -> None:
-        """Settings, Slurm's commands, its controller, and that this is not a job itself."""
+    def check(self, jobs: Sequence[Job] = ()) -> None:
+        """That this is not a job itself; settings, Slurm's commands, its controller; that it has nodes and room."""
         slurm_cluster.refuse_inside_a_job()
-        assert self.settings
-        assert self.facts
+        arrays = make_arrays(jobs, self.settings, self.facts)
+        self._leaves_room(sum(len(a.tasks) for a in arrays))
 
     def active(self, folders: Sequence[Path]) -> dict[Path, str]:
         """One squeue call for all."""
@@ -85,9 +85,8 @@ class Slurm(Launcher):
             return []
         from bench.launch.slurm_submit import new_submission, submit, submit_report
 
-        self.check()
+        self.check(jobs)
         arrays = make_arrays(jobs, self.settings, self.facts)
-        self._leaves_room(sum(len(a.tasks) for a in arrays))
         runs = _runs_of(jobs[0].folder)
         folder = new_submission(runs)
         ids: list[str] = []

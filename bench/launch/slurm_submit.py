@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import secrets
 import shutil
 import time
@@ -55,16 +57,18 @@ def submit(array: Array, folder: Path, settings: SlurmSettings, facts: ClusterFa
     Raises:
         UserError: Slurm refused it; nothing of it is left.
     """
+    more = {"dependency": f"aftercorr:{after}", "kill-on-invalid-dep": "yes"} if after else {}
+    asked = parameters(array.resources, folder, settings, len(array.tasks), more)
     folder.mkdir(parents=True)
     write_tasks(folder, [[job.folder.resolve() for job in task] for task in array.tasks])
     stage = array.resources.stage
     bodies = [RunTask([replace(job, folder=job.folder.resolve(), stage=stage) for job in task]) for task in array.tasks]
-    more = {"dependency": f"aftercorr:{after}", "kill-on-invalid-dep": "yes"} if after else {}
     executor = SlurmExecutor(folder, max_num_timeout=array.resources.n_allocations + 10, python=settings.python or None)
-    executor.update_parameters(**parameters(array.resources, folder, settings, len(array.tasks), more))
+    executor.update_parameters(**asked)
     try:
-        # one is a job, several are an array
-        submitted = executor.submit_array(bodies)
+        # one is a job, several are an array; what sbatch says comes back in the error and is said once
+        with contextlib.redirect_stderr(io.StringIO()):
+            submitted = executor.submit_array(bodies)
     except (FailedJobError, FailedSubmissionError, OSError) as err:
         shutil.rmtree(folder, ignore_errors=True)
         raise refusal(str(err), settings, facts, len(bodies)) from err
@@ -90,16 +94,18 @@ def submit_report(
     Raises:
         UserError: Slurm refused it.
     """
-    folder.mkdir(parents=True)
-    listing = folder / "planned.txt"
-    atomic.write_text(listing, "".join(f"{path.resolve()}\n" for path in planned))
     settings = replace(settings, partition=settings.report_partition or settings.partition)
     resources = Resources("report", 1, 1, 0, 1, 0.0, REPORT_MIN, 60, 1)
     after = ":".join(dict.fromkeys(job_id.partition("_")[0] for job_id in ids))
+    asked = parameters(resources, folder, settings, 1, {"dependency": f"afterany:{after}"})
+    folder.mkdir(parents=True)
+    listing = folder / "planned.txt"
+    atomic.write_text(listing, "".join(f"{path.resolve()}\n" for path in planned))
     executor = SlurmExecutor(folder, python=settings.python or None)
-    executor.update_parameters(**parameters(resources, folder, settings, 1, {"dependency": f"afterany:{after}"}))
+    executor.update_parameters(**asked)
     try:
-        job_id: str = executor.submit(ReportTask(runs.resolve(), listing)).job_id
+        with contextlib.redirect_stderr(io.StringIO()):
+            job_id: str = executor.submit(ReportTask(runs.resolve(), listing)).job_id
     except (FailedJobError, FailedSubmissionError, OSError) as err:
         raise refusal(str(err), settings, facts, 1) from err
     return job_id

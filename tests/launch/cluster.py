@@ -193,9 +193,9 @@ class Cluster:
         self._start("slurmdbd", ["slurmdbd", "-D"], MYSQL_UNIX_PORT=str(self.base / "db.sock"))
         log_file = self.base / "log/slurmdbd.log"
         self._until("slurmdbd", lambda: log_file.exists() and " started" in log_file.read_text("utf-8"), 20.0)
-        for what in (["cluster", self.settings.name], ["account", "default"],
-                     ["user", self.settings.user, "account=default", "adminlevel=Admin"]):  # fmt: skip
-            self.run("sacctmgr", "-i", "add", *what)
+        user = f"add user {self.settings.user} account=default adminlevel=Admin"
+        for command in (f"add cluster {self.settings.name}", "add account default", user, *self.settings.accounts):
+            self.run("sacctmgr", "-i", *command.split())
 
     def _start(self, name: str, command: Sequence[str], **env: str) -> None:
         """In the daemon's foreground mode and a session of its own; it dies with this process."""

@@ -58,3 +58,20 @@ def slurm(shared_cluster: Cluster | NoSlurm) -> Iterator[Cluster]:
 def world(random_model: object, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A micro suite and a random pipeline (tests/engine), with a run folder of its own."""
     return World(random_model, tmp_path_factory.mktemp("runs"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def on_slurm(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """This process talks to the private cluster."""
+    use(slurm, monkeypatch)
+    return slurm
+
+
+def use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets this process, and what it starts, talk to ``cluster``."""
+    for key in [k for k in os.environ if k.startswith(("SLURM_", "SBATCH_"))]:
+        monkeypatch.delenv(key)
+    for key, value in cluster.exports.items():
+        monkeypatch.setenv(key, value)
+    # nobody's own settings
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(cluster.base / "tmp"))

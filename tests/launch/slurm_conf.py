@@ -25,6 +25,8 @@ class Settings:
     gpus: int = 2
     accounting: bool = False
     """With slurmdbd and MariaDB, so that sacct works."""
+    accounts: tuple[str, ...] = ()
+    """Further sacctmgr commands before the controller starts, such as limits."""
     cred_expire_s: int = 5
     """Also what a requeued job waits before it starts again; 1 acts as 120."""
     kill_wait_s: int = 5
