@@ -32,7 +32,7 @@ class OnlineConfig(AdapterConfig):
     )  # fmt: skip
     hinge_at: float = setting(
         2.0, unit="reward", source="ReFL's code (ImageReward's scale); AlignProp's code: 10 (aesthetic score)",
-        help="c of hinge and distance; depends on the reward",
+        help="c of hinge and distance, on the reward's scale: a reward that starts above c gives a hinge no gradient",
     )  # fmt: skip
     loss_scale: float = setting(
         1.0, unit="", source="ReFL's code: 1e-3; AlignProp's code: 0.01", low=0.0,

@@ -65,6 +65,8 @@ class ReFL(OnlineTuner):
         "L_pre and the reward loss are summed into one update; the SDXL code steps the optimiser for each",
         "L_pre on images of the base model: suites bring prompts, not caption-image pairs; off by default, as in the "
         "released SD1.4 code (eq. 7: weight 1)",
+        "refl-official's hinge at 2 is for ImageReward's scale: a reward that starts above it, as tiny-pick does at "
+        "some 24, gives no gradient and the run ends as the base model; set hinge_at above what is to be reached",
         "guidance in the training rollout and loss -r instead of a hinge, as for every tuner here; refl-official has "
         "the code's steps, guidance, hinge and clipping, yet the common learning rate (the code: 1e-5 on the full "
         "U-Net) and no moving average",
