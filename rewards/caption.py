@@ -17,6 +17,7 @@ In the tiny world the captioner is the stored reader and a caption is the facts 
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ ENVIRONMENT = "TUNEBENCH_MODELS"
 """Folder that holds the published models, each in a ``save_pretrained`` folder named as its repository."""
 
 
-def tiny_caption(device: str = "cpu") -> Reward:
+def tiny_caption(device: str = "cpu") -> TinyCaption:
     """Log-likelihood of the prompt's facts under the tiny world's reader: the caption reward, differentiable."""
     return TinyCaption(weights_dir() / READER, device)
 
@@ -86,6 +87,17 @@ class TinyCaption(Reward):
         self.weights_sha256 = file_sha256(reader_weights(folder))
         self.device = torch.device(device)
         self.reader: Reader = load_reader(folder, self.device)
+
+    @classmethod
+    def prompt_problems(cls, prompts: Sequence[str]) -> list[str]:
+        foreign = [prompt for prompt in prompts if facts_of(prompt) is None]
+        if not foreign:
+            return []
+        return [
+            f"reward {cls.name!r} reads captions of the tiny world only, which {len(foreign)} of {len(prompts)} "
+            f"training prompts are not, such as {textwrap.shorten(foreign[0], 60)!r}: --edition sample, or another "
+            "reward (bench list rewards)"
+        ]
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         check_images(self.name, images, prompts)

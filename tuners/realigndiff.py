@@ -156,6 +156,12 @@ class RealignDiff(ReFL):
         self.rehearsed = False
 
     @classmethod
+    def needs_of(cls, config: Any) -> frozenset[str]:
+        """The coarse stage differentiates a reward, the fine one leads attention."""
+        needing = {"differentiable-reward": "coarse", "attention": "fine"}
+        return frozenset(need for need, stage in needing.items() if stage in config.stages)
+
+    @classmethod
     def trained_reward(cls, config: Any, model: str) -> str:
         return REWARDS[config.reward][0 if is_tiny_world(model) else 1]
 

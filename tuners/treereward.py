@@ -8,8 +8,8 @@ w_b, w_k weights, R the tree's reward; L_pre the pre-training loss, lambda = 0.0
     tune      R = sum_b w_b sum_{k in b} w_k r_k,   w_b = softmax(G), w_k = softmax_b(-r_k)               (eq. 7, 8)
               L = L_pre + lambda (-R)  on ReFL's rollouts                                                 (eq. 9-11)
 
-The tree is ``tuners.tree``, the rollout ``tuners.refl``. What is optimised is R, whatever reward the run names: that
-one is a judge here like any other.
+The tree is ``tuners.tree``, the rollout ``tuners.refl``. What is optimised is R: a plan refuses ``--reward``, and the
+suite's reward, which the run names, is a judge here like any other.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class TreeReward(ReFL):
         "labelled by how they were made, and votes from a file",
         "re-captioning picks the best of eight texts instead of asking a language model; outside of the tiny world "
         "BLIP's cosine picks it, not CLIP's",
-        "the run's own reward takes no part in tuning: what is optimised is R",
+        "the suite's reward takes no part in tuning and --reward is refused: what is optimised is R alone",
         "fitting uses no U-Net: it is charged in FLOPs, device-seconds and optimiser steps, and is free under a "
         "budget in U alone",
         "rollout, learning rate, rank and clipping are ReFL's and the common protocol's: none are stated",

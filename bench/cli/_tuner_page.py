@@ -28,7 +28,7 @@ def facts(chosen: ChosenTuner) -> dict[str, Any]:
     cls = chosen.cls
     return {
         "name": cls.name, "shown": chosen.label, "version": cls.version, "summary": _summary(cls), "paper": cls.paper,
-        "equations": cls.equations, "deviations": list(cls.deviations), "needs": sorted(cls.needs),
+        "equations": cls.equations, "deviations": list(cls.deviations), "needs": sorted(cls.needs_of(chosen.config)),
         "settings": {f.name: _setting(cls, f, getattr(chosen.config, f.name)) for f in _own_first(cls)},
         "presets": {name: dict(values) for name, values in cls.presets.items()},
     }  # fmt: skip

@@ -106,6 +106,12 @@ class Reward(ABC):
     weights_sha256: str = ""
     """Digest of the weights file, "" when there are none."""
 
+    @classmethod
+    def prompt_problems(cls, prompts: Sequence[str]) -> list[str]:
+        """What keeps it from scoring images of these prompts, each as one sentence with what is valid; asked at plan
+        time, of the class (see ``differentiable``)."""
+        return []
+
     @abstractmethod
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The published quantity in its own unit and direction: images (B, 3, H, W) → (B,) float32."""
@@ -206,6 +212,11 @@ class Tuner(ABC):
     def problems(cls, config: Any, setup: Setup) -> list[str]:
         """What would make this run fail, each as one sentence with what is valid; asked at plan time."""
         return []
+
+    @classmethod
+    def needs_of(cls, config: Any) -> frozenset[str]:
+        """``needs`` with these settings."""
+        return cls.needs
 
     @classmethod
     def first_update(cls, config: Any, setup: Setup) -> Sequence[Need]:

@@ -161,7 +161,7 @@ def _session(
 ) -> Iterator[_Session]:  # fmt: skip
     model = random_pipeline(0)
     ledger = Ledger(budget)
-    black_box = "differentiable-reward" not in cls.needs
+    black_box = "differentiable-reward" not in cls.needs_of(config)
     with Meters(model, charge or ledger.charge, flops=run.flops) as meters:
         ctx = TuningContext(
             model=model, sampler=SamplerSpec("ddim", n_steps=4, guidance=3.0), global_batch=2, micro_batch=1,

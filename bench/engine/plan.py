@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core import registry
 from bench.core.afford import shortfalls
 from bench.core.budget import Budget
-from bench.core.contract import Setup, Tuner, changed_settings, make_config
+from bench.core.contract import Reward, Setup, Tuner, changed_settings, make_config
 from bench.core.errors import UserError, unknown_name
 from bench.core.identity import digest, file_sha256
 from bench.core.types import RunSpec, Suite, SuiteSpec
@@ -264,7 +264,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     return PlannedRun(
         spec=spec, suite=suite, folder=folder, settings=_resolved(tuner.config, source), state=state_of(folder),
         tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
-        problems=tuple(_problems(suite, tuner, spec, source)),
+        problems=(*_unused_reward(tuner, source, options), *_problems(suite, tuner, spec, source)),
     )  # fmt: skip
 
 
@@ -335,8 +335,10 @@ def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSour
     _, missing_reward = _reward_revision(spec.reward)
     if missing_reward:
         return [*problems, str(missing_reward)]
-    black_box = [name for name in terms if not _differentiable(name)]
-    if black_box and "differentiable-reward" in tuner.cls.needs:
+    texts = [p.text for p in suite.train_prompts]
+    problems += [problem for name in terms for problem in _reward_class(name).prompt_problems(texts)]
+    black_box = [name for name in terms if not _reward_class(name).differentiable]
+    if black_box and "differentiable-reward" in tuner.cls.needs_of(tuner.config):
         problems.append(
             f"{tuner.label} propagates gradients through the reward and {black_box[0]!r} has none: "
             "choose a differentiable reward (bench list rewards)"
@@ -353,12 +355,20 @@ def tuner_problems(cls: type[Tuner], config: Any, setup: Setup) -> list[str]:
     return cls.problems(config, setup) or shortfalls(cls.first_update(config, setup), setup.budget)
 
 
-def _differentiable(reward: str) -> bool:
-    """Whether a registered reward has a gradient, from its class or the class that its function says it returns: no
-    weights are loaded to plan."""
+def _unused_reward(tuner: ChosenTuner, source: ModelSource, options: Options) -> list[str]:
+    """A reward that the user named and that would not be tuned for."""
+    if options.reward is None or tuner.cls.own_reward_family(tuner.config, source.name) is None:
+        return []
+    return [
+        f"{tuner.label} tunes for a reward that it fits itself, and for no other: leave --reward {options.reward} out"
+    ]
+
+
+def _reward_class(reward: str) -> type[Reward]:
+    """The class of a registered reward, or what its function says it returns: no weights are loaded to plan."""
     made = registry.load("rewards", reward)
     made = made if isinstance(made, type) else typing.get_type_hints(made).get("return")
-    return bool(getattr(made, "differentiable", True))
+    return made if isinstance(made, type) and issubclass(made, Reward) else Reward
 
 
 def _sampler_problems(spec: RunSpec, source: ModelSource) -> list[str]:
