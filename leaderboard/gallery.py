@@ -48,12 +48,16 @@ class Gallery:
         return {shot.picture.name: shot.picture for shot in shots if shot.picture is not None}
 
 
-def judge_of(changes: Mapping[str, Differences], roles: Mapping[str, str]) -> Metric | None:
-    """The held-out metric that chooses extremes: a judge's own score before boards' columns, then by name."""
+def judge_of(changes: Mapping[str, Differences], roles: Mapping[str, str], first: Side) -> Metric | None:
+    """The held-out metric that chooses extremes: the score of a judge that boards rank by, then one of any judge, then
+    a board's column, then by name."""
     found = [d.entry for name, d in changes.items() if roles.get(name, d.entry.role) == "held-out"]
-    return min(
-        found, key=lambda m: (not m.judge, wording.kind_of(m.name) in wording.METRIC_KINDS, m.name), default=None
-    )
+
+    def order(m: Metric) -> tuple[bool, bool, bool, str]:
+        ranks = bool(m.judge) and f"winrate/{m.judge}" in first.entries
+        return not ranks, not m.judge, wording.kind_of(m.name) in wording.METRIC_KINDS, m.name
+
+    return min(found, key=order, default=None)
 
 
 def choose(
@@ -74,7 +78,7 @@ def choose(
     keys = sorted(known, key=lambda key: order.get(key[0], len(order)))
     chosen: list[tuple[str, Sequence[Key]]] = [(f"First {N_FIRST} prompts", _one_a_prompt(keys, set())[:N_FIRST])]
     rule = f"The first {N_FIRST} prompts of the suite in its own order, at the first noise seed"
-    judge = judge_of(changes, roles)
+    judge = judge_of(changes, roles, first)
     if judge is None:
         rule += ". No held-out metric has scores for every image, so no extremes are shown."
     else:

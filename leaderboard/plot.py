@@ -7,7 +7,7 @@ of a board. A site of 5,000 runs has tens of thousands, so run pages are drawn h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -35,8 +35,14 @@ class _Scale:
         return f"{at:.1f}".removesuffix(".0")
 
 
-def over_budget(points: Sequence[Point], x: Axis, y: Axis, *, limit: float, neutral: float | None = None) -> Markup:
-    """Figures with intervals against what was spent; ``neutral`` draws the line of no change."""
+def over_budget(
+    points: Sequence[Point], x: Axis, y: Axis, *, limit: float, neutral: float | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Markup:  # fmt: skip
+    """Figures with intervals against what was spent; ``neutral`` draws the line of no change.
+
+    Colours tell roles apart, or the series that ``colours`` names.
+    """
     values = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
     across = _Scale(0.0, max([limit, *(p.x for p in points)]) or 1.0, _LEFT, WIDTH - _RIGHT)
     up = _vertical(values if neutral is None else [*values, neutral])
@@ -47,14 +53,14 @@ def over_budget(points: Sequence[Point], x: Axis, y: Axis, *, limit: float, neut
     for i, (name, role) in enumerate(series):
         mine = sorted((p for p in points if (p.series, p.role) == (name, role)), key=lambda p: p.x)
         path = "M" + "L".join(f"{across(p.x)} {up(p.value)}" for p in mine)
-        parts.append(f'<g style="color:{ROLE_COLOURS[role]}"><path class="line"{_dash(i)} d="{path}"/>')
+        parts.append(f'<g style="color:{_colour(name, role, colours)}"><path class="line"{_dash(i)} d="{path}"/>')
         for p in mine:
             if p.low is not None and p.high is not None:
                 parts.append(_line("span", across(p.x), up(p.low), across(p.x), up(p.high)))
             said = f"{name}: {_format(p.value, y.format)} at {_format(p.x, x.format)}"
             parts.append(f"<g><title>{escape(said)}</title>{_mark(i, across(p.x), up(p.value))}</g>")
         parts.append("</g>")
-    return Markup(f"{_svg(parts)}{_legend(series) if len(series) > 1 else ''}")
+    return Markup(f"{_svg(parts)}{_legend(series, colours) if len(series) > 1 else ''}")
 
 
 def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> Markup:
@@ -134,10 +140,14 @@ def _svg(parts: Sequence[str]) -> str:
     return f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(parts)}</svg>'
 
 
-def _legend(series: Sequence[tuple[str, str]]) -> str:
+def _colour(name: str, role: str, colours: Mapping[str, str] | None) -> str:
+    return colours[name] if colours else ROLE_COLOURS[role]
+
+
+def _legend(series: Sequence[tuple[str, str]], colours: Mapping[str, str] | None) -> str:
     rows = []
     for i, (name, role) in enumerate(series):
         drawn = f'<path class="line"{_dash(i)} d="M0 6h22"/>{_mark(i, "11", "6")}'
-        rows.append(f'<li><svg class="plot" viewBox="0 0 22 12" style="color:{ROLE_COLOURS[role]}">{drawn}</svg> '
-                    f"{escape(name)} ({role})</li>")  # fmt: skip
+        rows.append(f'<li><svg class="plot" viewBox="0 0 22 12" style="color:{_colour(name, role, colours)}">'
+                    f"{drawn}</svg> {escape(name)}{'' if colours else f' ({role})'}</li>")  # fmt: skip
     return f'<ul class="legend">{"".join(rows)}</ul>'
