@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib
 import importlib.machinery
 import importlib.metadata
@@ -81,6 +82,20 @@ class Entry:
                         keys = value.keys if isinstance(value, ast.Dict) else []
                         return [k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
         return []
+
+    @property
+    def source_digest(self) -> str:
+        """Digest of the Python files in the folder of the target's module: while it stays, so does what the target says
+        of itself. "" where there is no source. Nothing is imported."""
+        try:
+            folder = _source_file(self.target.partition(":")[0]).parent
+        except ModuleNotFoundError:
+            return ""
+        files = sorted(folder.rglob("*.py"))
+        found = hashlib.sha256()
+        for path in files:
+            found.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+        return found.hexdigest()
 
     def load(self) -> Any:
         """Imports the target. Raises UserError that names plug-in and package when that fails."""
