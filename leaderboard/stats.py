@@ -1,29 +1,19 @@
-"""The few statistics that the pages need: intervals over prompts, hulls over seeds, overlap."""
+"""The few statistics that the pages need: intervals over prompts and over tuning seeds, overlap."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
+from bench.core.paired import CONFIDENCE, mean_t_interval
+from bench.core.student import t_quantile
+
 MIN_CLUSTERS = 4
 """Fewer prompts than this carry no interval worth printing."""
-
-
-def student_975(df: int) -> float:
-    """97.5 % quantile of Student's t by the Cornish-Fisher expansion in 1/df (within 1 % from df = 3 on).
-
-    >>> round(student_975(10), 2), round(student_975(1000), 2)
-    (2.23, 1.96)
-    """
-    z = 1.959963984540054
-    return (
-        z
-        + (z**3 + z) / (4 * df)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * df**3)
-    )
+_SHARE = 0.5 + CONFIDENCE / 2
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float | None, float | None]:
@@ -34,14 +24,38 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[fl
     Returns:
         (mean, low, high); the ends are None below ``MIN_CLUSTERS`` clusters.
     """
-    groups: dict[str, list[float]] = {}
-    for value, cluster in zip(values, clusters, strict=True):
-        groups.setdefault(cluster, []).append(value)
-    means = np.array([np.mean(groups[key]) for key in sorted(groups)], dtype=np.float64)
-    mean = float(means.mean())
-    if len(means) < MIN_CLUSTERS:
+    found = mean_t_interval(values, clusters)
+    if found.n_clusters < MIN_CLUSTERS:
+        return found.value, None, None
+    return found.value, found.ci_low, found.ci_high
+
+
+def over_seeds(
+    values: Sequence[float], lows: Sequence[float | None], highs: Sequence[float | None]
+) -> tuple[float, float | None, float | None]:
+    """One figure of a tuner from its tuning seeds' figures: their mean with a 95 % interval over seeds and prompts.
+
+    For figures of which only the seeds' own intervals over prompts are known (``bench.core.crossed`` needs them by
+    prompt). The seeds share their prompts, so the variance from prompts is that of one seed at most; Satterthwaite's
+    degrees of freedom. Simulated coverage 93 to 99 % from three seeds on, 87 to 99 % with two. One seed keeps its own.
+
+    Returns:
+        (mean, low, high); no ends where a seed has none.
+    """
+    n = len(values)
+    mean = math.fsum(values) / n
+    if any(end is None for end in (*lows, *highs)):
         return mean, None, None
-    half = student_975(len(means) - 1) * float(means.std(ddof=1)) / math.sqrt(len(means))
+    halves = [((high or 0.0) - (low or 0.0)) / 2 for low, high in zip(lows, highs, strict=True)]
+    if n == 1:
+        return mean, lows[0], highs[0]
+    from_prompts = math.fsum((half / NormalDist().inv_cdf(_SHARE)) ** 2 for half in halves) / n
+    from_seeds = float(np.var(values, ddof=1)) / n
+    if from_seeds == 0:
+        half = math.fsum(halves) / n
+    else:
+        df = (n - 1) * ((from_seeds + from_prompts) / from_seeds) ** 2
+        half = t_quantile(_SHARE, df) * math.sqrt(from_seeds + from_prompts)
     return mean, mean - half, mean + half
 
 

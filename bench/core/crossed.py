@@ -13,6 +13,7 @@ with two.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -41,22 +42,53 @@ class Crossed:
     p: float
     """Two-sided p value of the mean against ``null``."""
     var_seed: float | None
-    """None with one seed: then it is unknown and the interval is about this seed's model alone."""
+    """None where it is unknown, with one seed and no other tables to learn from: then the interval is about this seed's
+    model alone."""
     var_prompt: float
     """With one seed the rest is in it."""
     var_rest: float
+    df_seed: int
+    """Degrees of freedom of ``var_seed``."""
 
     @property
     def half(self) -> float:
         return (self.ci_high - self.ci_low) / 2
 
 
-def crossed_mean(values: ArrayLike, *, null: float = 0.0) -> Crossed:
+@dataclass(frozen=True)
+class SeedVariance:
+    """What one tuning seed's effect varies by, from many tables together."""
+
+    value: float
+    df: int
+
+
+def pooled_seed_variance(tables: Sequence[ArrayLike], df: int) -> SeedVariance | None:
+    """Mean over tables of several seeds of their seed variances; None without any, or with ``df`` 0.
+
+    Two or three seeds tell so little that a table's own variance is often near zero by chance, and at the small levels
+    that many comparisons need such chances are what gets significant.
+
+    Args:
+        df: degrees of freedom of all tables together, such as the sum of seeds - 1 over the tuners compared.
+    """
+    found = []
+    for values in tables:
+        table = np.asarray(values, dtype=np.float64)
+        if len(table) > 1:
+            ms_seed, _, ms_rest = _mean_squares(table)
+            found.append((ms_seed - ms_rest) / table.shape[1])
+    return SeedVariance(max(0.0, math.fsum(found) / len(found)), df) if found and df else None
+
+
+def crossed_mean(values: ArrayLike, *, null: float = 0.0, at_least: SeedVariance | None = None) -> Crossed:
     """Mean of a table with its 95 % interval over both seeds and prompts.
 
     Args:
         values: (n_seeds, n_prompts), such as each prompt's mean difference between two tuners.
         null: what the p value is against.
+        at_least: seeds are taken to vary by this or by what the table shows, whichever is more; a table of one seed,
+            which shows nothing, by this.
 
     Raises:
         ValueError: not a table of finite values.
@@ -67,11 +99,16 @@ def crossed_mean(values: ArrayLike, *, null: float = 0.0) -> Crossed:
     n_seeds, n_prompts = table.shape
     ms_seed, ms_prompt, ms_rest = _mean_squares(table)
     mean = float(table.mean())
-    half, p = _t_interval(mean - null, ms_seed, ms_prompt, ms_rest, n_seeds, n_prompts)
+    var_seed = None if n_seeds == 1 else max(0.0, ms_seed - ms_rest) / n_prompts
+    df_seed = n_seeds - 1
+    if at_least is not None and at_least.value >= (var_seed or 0.0):
+        var_seed, df_seed = at_least.value, max(df_seed, at_least.df)
+        ms_seed = max(ms_seed, ms_rest + n_prompts * at_least.value)
+    half, p = _t_interval(mean - null, ms_seed, ms_prompt, ms_rest, n_seeds, n_prompts, df_seed)
     return Crossed(
         value=mean, ci_low=mean - half, ci_high=mean + half, n_seeds=n_seeds, n_prompts=n_prompts, p=p,
-        var_seed=None if n_seeds == 1 else max(0.0, ms_seed - ms_rest) / n_prompts,
-        var_prompt=max(0.0, ms_prompt - ms_rest) / n_seeds, var_rest=ms_rest,
+        var_seed=var_seed,
+        var_prompt=max(0.0, ms_prompt - ms_rest) / n_seeds, var_rest=ms_rest, df_seed=df_seed,
     )  # fmt: skip
 
 
@@ -131,11 +168,10 @@ def _mean_squares(table: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _t_interval(
-    distance: float, ms_seed: float, ms_prompt: float, ms_rest: float, n_seeds: int, n_prompts: int
+    distance: float, ms_seed: float, ms_prompt: float, ms_rest: float, n_seeds: int, n_prompts: int, df_seed: int
 ) -> tuple[float, float]:
     """(half-width of the 95 % interval, p value of ``distance``)"""
-    n = n_seeds * n_prompts
-    df_seed, df_prompt = n_seeds - 1, n_prompts - 1
+    n, df_prompt = n_seeds * n_prompts, n_prompts - 1
     share = 0.5 + CONFIDENCE / 2
     if ms_seed + ms_prompt <= 1e-24:  # rounding of a table of equal values
         return 0.0, 1.0 if math.isclose(distance, 0, abs_tol=1e-12) else 0.0
@@ -143,7 +179,7 @@ def _t_interval(
         error = math.sqrt((ms_seed or ms_prompt) / n)
         alone = df_seed or df_prompt
         return t_quantile(share, alone) * error, two_sided_p(distance / error, alone)
-    variance, df = _satterthwaite(ms_seed, ms_prompt, ms_rest, n_seeds, n_prompts)
+    variance, df = _satterthwaite(ms_seed, ms_prompt, ms_rest, n_seeds, n_prompts, df_seed)
     error = math.sqrt(variance)
     half, p = t_quantile(share, df) * error, two_sided_p(distance / error, df)
     extra = max(0.0, ms_seed - ms_rest)
@@ -161,11 +197,11 @@ def _squared_quantiles(df: int) -> NDArray[np.float64]:
 
 
 def _satterthwaite(
-    ms_seed: float, ms_prompt: float, ms_rest: float, n_seeds: int, n_prompts: int
+    ms_seed: float, ms_prompt: float, ms_rest: float, n_seeds: int, n_prompts: int, df_seed: int
 ) -> tuple[float, float]:
     """Variance of the mean and its degrees of freedom; never below what seeds or prompts alone give."""
     total = max(ms_seed + ms_prompt - ms_rest, ms_seed, ms_prompt)
-    df_seed, df_prompt = n_seeds - 1, n_prompts - 1
+    df_prompt = n_prompts - 1
     spread = ms_seed**2 / df_seed + ms_prompt**2 / df_prompt + ms_rest**2 / (df_seed * df_prompt)
     return total / (n_seeds * n_prompts), total**2 / spread
 
@@ -174,14 +210,15 @@ def _power(effect: float, at: Crossed, n_seeds: int, n_prompts: int, alpha: floa
     """Chance that ``n_seeds`` x ``n_prompts`` show ``effect``, with mean squares at their expectations."""
     if not at.var_seed and at.var_prompt + at.var_rest == 0:
         return 1.0
-    if n_seeds == 1 or at.var_seed is None:
+    if at.var_seed is None:
         variance, df = (at.var_prompt + at.var_rest) / n_prompts, n_prompts - 1.0
         critical = t_quantile(1 - alpha / 2, df)
     else:
+        df_seed = at.df_seed if at.df_seed > at.n_seeds - 1 else max(1, n_seeds - 1)
         ms_seed, ms_prompt = at.var_rest + n_prompts * at.var_seed, at.var_rest + n_seeds * at.var_prompt
-        variance, df = _satterthwaite(ms_seed, ms_prompt, at.var_rest, n_seeds, n_prompts)
+        variance, df = _satterthwaite(ms_seed, ms_prompt, at.var_rest, n_seeds, n_prompts, df_seed)
         summed = (
-            t_quantile(1 - alpha / 2, n_seeds - 1) ** 2 * n_prompts * at.var_seed
+            t_quantile(1 - alpha / 2, df_seed) ** 2 * n_prompts * at.var_seed
             + t_quantile(1 - alpha / 2, n_prompts - 1) ** 2 * ms_prompt
         ) / (n_seeds * n_prompts)
         critical = max(t_quantile(1 - alpha / 2, df), math.sqrt(summed / variance))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.core.crossed import Crossed, crossed_mean
+from bench.core.crossed import Crossed, SeedVariance, crossed_mean, pooled_seed_variance
 from bench.core.paired import CONFIDENCE, sign_test, wilson
 
 ELO = 400 / math.log(10)
@@ -33,7 +33,8 @@ class Comparison:
     ci_low: float
     ci_high: float
     p: float
-    """Two-sided. One tuning seed: the exact sign test over prompts. Several: Student's t over seeds and prompts."""
+    """Two-sided: Student's t over seeds and prompts; the exact sign test over prompts where nothing is known of how
+    seeds vary, or where all cells agree."""
     sign_test_p: float
     """Exact two-sided sign test over prompts, each prompt's mean over seeds; tied prompts take no part."""
     crossed: Crossed
@@ -56,19 +57,24 @@ def wins(a: ArrayLike, b: ArrayLike, *, tie_eps: float = 0.0) -> Table:
     return np.asarray(0.5 + 0.5 * np.where(np.abs(difference) <= tie_eps, 0.0, np.sign(difference)))
 
 
-def compare(table: ArrayLike) -> Comparison:
+def compare(table: ArrayLike, at_least: SeedVariance | None = None) -> Comparison:
     """A table of wins (n_seeds, n_prompts) as one win rate.
 
     The interval is ``crossed_mean``'s, cut at 0 and 1; where all cells agree it is Wilson's over prompts, since equal
     values have no variance to estimate.
+
+    Args:
+        at_least: how seeds vary in the pairs of the same family together (``pooled_seed_variance``). Without it Holm's
+            small levels are met by pairs whose two or three seeds agree by chance: a family-wise error of 5 % becomes
+            15 to 70 % where seeds matter (tests/core/test_ranking.py).
     """
-    crossed = crossed_mean(table, null=0.5)
+    crossed = crossed_mean(table, null=0.5, at_least=at_least)
     by_prompt = np.asarray(table, dtype=np.float64).mean(axis=0)
     sign_p = sign_test(int((by_prompt > 0.5).sum()), int((by_prompt < 0.5).sum()))
     low, high = max(0.0, crossed.ci_low), min(1.0, crossed.ci_high)
     if crossed.half == 0:
         low, high = wilson(crossed.value * crossed.n_prompts, crossed.n_prompts)
-    exact = crossed.n_seeds == 1 or crossed.half == 0
+    exact = crossed.var_seed is None or crossed.half == 0
     return Comparison(crossed.value, low, high, sign_p if exact else crossed.p, sign_p, crossed)
 
 
@@ -152,7 +158,7 @@ def strengths(
 
     One more prompt on which all rows tie is added, as a weak prior: a row that always wins has a finite strength.
     Intervals are ``crossed_mean``'s of the strengths' influence by seed and prompt (the infinitesimal jackknife), which
-    is what a bootstrap over prompts converges to, and unlike it covers with few seeds.
+    is what a bootstrap over prompts converges to, and unlike it covers with few seeds. Seeds count as in ``compare``.
 
     Args:
         n: rows.
@@ -179,16 +185,18 @@ def strengths(
     information = _information(1 / (1 + np.exp(theta[None, :] - theta[:, None])), met)
     influence = np.tensordot(np.linalg.inv(information + 1 / n), pull, axes=1)
     influence -= influence[anchor].copy()
-    found = []
+    tables_of_rows = []
     for i in range(n):
         mine = sorted(own[i])
         others = [s for s in range(len(seeds)) if s not in own[i]]
         value = float(theta[i] - theta[anchor])
         # Seeds that a row lacks move it through the others only: their part is spread over its own seeds.
         by_seed = influence[i, mine] * len(mine) / len(seeds) + influence[i, others].sum(axis=0) / len(seeds)
-        interval = crossed_mean(value + by_seed)
-        found.append(Strength(value, interval.ci_low, interval.ci_high))
-    return found
+        tables_of_rows.append(value + by_seed)
+    moving = [table for i, table in enumerate(tables_of_rows) if i != anchor]
+    pooled = pooled_seed_variance(moving, sum(len(table) - 1 for table in moving))
+    found = [crossed_mean(t, at_least=pooled if i != anchor else None) for i, t in enumerate(tables_of_rows)]
+    return [Strength(c.value, c.ci_low, c.ci_high) for c in found]
 
 
 def _information(expected: NDArray[np.float64], met: NDArray[np.bool_]) -> NDArray[np.float64]:
