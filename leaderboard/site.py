@@ -11,6 +11,7 @@ What pages there are is in ``leaderboard.kinds``. A page whose inputs are those 
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -45,6 +46,11 @@ class Built:
     n_made: int
     """Pages that were made; the others were taken over from the old site."""
     unreadable: tuple[Unreadable, ...]
+
+
+def n_processes() -> int:
+    """How many processes ``build_site`` has use for on this machine: one for every core, eight at most."""
+    return min(8, len(os.sched_getaffinity(0)))
 
 
 def build(runs_dir: Path, out_dir: Path | None = None) -> Path:

@@ -10,34 +10,32 @@ from bench.cli import _options as o
 
 
 @click.command()
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(path_type=Path))
 @o.runs
-@click.option(
-    "--planned",
-    type=click.Path(path_type=Path),
-    help="A list of run folders, as a submission to a cluster "
-    "keeps it: say which have no record, and exit 1 if any has none.",
-)
+@click.option("--out", type=click.Path(path_type=Path),
+              help="The site's folder, replaced as a whole.  [default: leaderboard in the first folder]")  # fmt: skip
 @o.as_json
-def report(runs: Path, planned: Path | None, json: bool) -> int:
-    """Render the leaderboard from the records under --runs."""
+def report(folders: tuple[Path, ...], runs: Path, out: Path | None, json: bool) -> int:
+    """Render the leaderboard from the records under --runs, or under several FOLDERs joined by run id."""
+    import dataclasses
+
     from bench.cli._output import print_json
     from bench.core.errors import UserError
-    from bench.launch.planned import missing, read_planned
-    from leaderboard.site import build
+    from leaderboard.site import build_site, n_processes
 
-    if not runs.is_dir():
-        raise UserError(f"there is no folder {runs}", hint="bench run --suite coco --tuner drtune")
-    page = build(runs)
-    folders = read_planned(planned) if planned else []
-    lost = missing(folders)
+    roots = folders or (runs,)
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"there is no folder {root}", hint="bench run --suite coco --tuner drtune")
+    built = build_site(roots, out, n_processes=n_processes())
     if json:
-        print_json({"page": str(page), "missing": {root.name: why for root, why in lost.items()}})
-        return 1 if lost else 0
-    print(f"leaderboard: {page}")
-    if planned:
-        print(f"{len(folders) - len(lost)} of {len(folders)} planned run(s) have a record")
-    for root, why in lost.items():
-        print(f"missing: {root.name}: {why}")
-    if lost:
-        print("try:   the same bench run command again: it submits what is missing")
-    return 1 if lost else 0
+        unreadable = [dataclasses.asdict(u) for u in built.unreadable]
+        print_json({
+            "page": str(built.index), "n_runs": built.n_runs, "n_checked": built.n_checked, "n_pages": built.n_pages,
+            "n_made": built.n_made, "unreadable": unreadable,
+        })  # fmt: skip
+        return 0
+    for problem in built.unreadable:
+        print(f"not taken: {problem.path}: {problem.reason}")
+    print(f"leaderboard: {built.index}")
+    return 0
