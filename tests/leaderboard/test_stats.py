@@ -40,13 +40,13 @@ def test_figures_read_well() -> None:
 
 def test_one_seed_keeps_its_interval_and_a_seed_without_one_leaves_none() -> None:
     assert over_seeds([0.6], [0.5], [0.75]) == (0.6, 0.5, 0.75)
-    assert over_seeds([0.6, 0.7], [0.5, None], [0.7, 0.8]) == (pytest.approx(0.65), None, None)
+    assert over_seeds([0.5, 0.75], [0.5, None], [0.7, 0.8]) == (0.625, None, None)
     # Seeds that agree to the digit share their prompts: no narrower than one of them.
     assert over_seeds([0.6] * 3, [0.5] * 3, [0.7] * 3) == pytest.approx((0.6, 0.5, 0.7))
 
 
 @pytest.mark.parametrize(
-    ("n_seeds", "seed_sd", "low"), [(3, 0.05, 0.95), (3, 0.3, 0.91), (5, 0.1, 0.95), (2, 0.3, 0.84)]
+    ("n_seeds", "seed_sd", "low"), [(3, 0.05, 0.95), (3, 0.3, 0.89), (5, 0.1, 0.95), (2, 0.3, 0.84)]
 )
 def test_intervals_over_seeds_cover(n_seeds: int, seed_sd: float, low: float) -> None:
     rng = np.random.default_rng(0)
