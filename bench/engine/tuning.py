@@ -218,6 +218,7 @@ class LeadTuning(Tuning):
         self._stage.advance_to(self._spent(), ", ".join(part for part in (phase.name, _brief(scalars)) if part))
 
     def _keep(self, tuner: Tuner, state: LoopState) -> None:
+        self.attempt.fence.check()
         self._keeper.keep(tuner, state, self.ledger)
 
     def _restore(self, tuner: Tuner) -> LoopState:

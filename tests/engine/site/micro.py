@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,6 +126,16 @@ class Slow(Misbehaving):
         time.sleep(0.5)
         self.n += 1
         return Report({"reward": float(self.n)})
+
+
+class Exiting(Misbehaving):
+    """Leaves without a word to Python, as code of a C library can."""
+
+    name = "micro-exiting"
+
+    def misbehave(self) -> None:
+        os.write(2, b"written past Python\n")
+        os._exit(7)
 
 
 class Hungry(Misbehaving):
