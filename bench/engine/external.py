@@ -155,8 +155,7 @@ def _prepare(folder: RunFolder, spec: RunSpec, request: Request) -> None:
     atomic.write_jsonl(folder.root / "questions.jsonl", [dataclasses.asdict(q) for q in suite.questions])
     atomic.write_jsonl(folder.root / "train.jsonl", [])  # nothing was tuned
     atomic.write_json(folder.request_path, {
-        "external": True, "runs": str(request.runs.resolve()), "device": _device(request.device),
-        "command": request.command,
+        "external": True, "device": _device(request.device), "command": request.command,
         "model": None if request.model == NO_MODEL else _model_of(request),
         "n_threads": find_source(_model_of(request)).n_threads or torch.get_num_threads(),
         "score_threads": torch.get_num_threads(),
@@ -188,7 +187,7 @@ def _score(
     torch.set_num_threads(request["score_threads"])
     scorer = scoring.Scorer(
         folder, dataclasses.replace(spec, reward=suite.spec.reward, eval_seeds=shown.spec.eval_seeds), shown,
-        Path(request["runs"]) / ".cache", request["device"], progress, own_reward_family="", fresh=fresh,
+        _cache(folder), request["device"], progress, own_reward_family="", fresh=fresh,
     )  # fmt: skip
     if base is None:
         # scored as a base model is: nothing to win against, no difference; then filed under its own name
@@ -210,6 +209,11 @@ def _score(
     )  # fmt: skip
 
 
+def _cache(folder: RunFolder) -> Path:
+    """Of the runs folder that the run is in now: it may have been merged into another."""
+    return folder.root.resolve().parents[2] / ".cache"
+
+
 def _never() -> None:
     """Nothing asks this to stop: Ctrl-C ends it, and the same command again starts over from the stored images."""
 
@@ -225,7 +229,7 @@ def _base(
     if (root / "index.jsonl").exists():
         return read_folder(root)
     model = load_model(request["model"], device=request["device"])
-    return imaging.base_images(root, Path(request["runs"]) / ".cache", model, spec, suite, progress, _never)
+    return imaging.base_images(root, _cache(folder), model, spec, suite, progress, _never)
 
 
 def _snapshot(name: str, images: ImageFolder) -> SnapshotEntry:
