@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.core import registry
+from bench.core.afford import Need
 from bench.core.budget import Charge
 from bench.core.contract import Report, make_config
 from bench.core.errors import UserError
@@ -22,6 +23,7 @@ PROMISES = [
     "next-cost",
     "budget",
     "resume",
+    "first-update",
     "processes",
     "random-state",
     "evaluation-prompts",
@@ -89,6 +91,9 @@ def unit_with(effect):
         return DRTune.unit(self)
 
     return unit
+
+
+ONE_U = [Need("an update", Charge({"denoiser_u": 1.0}))]
 
 
 def bare_setting():
@@ -183,6 +188,7 @@ def forgets_in_the_second_phase(self, state):
         breaks("units", id="units-phases", phases=lambda self: ["tune"]),
         breaks("next-cost", next_cost=lambda self: Charge({"denoiser_u": 1.0})),
         breaks("budget", unit=overspending_unit),
+        breaks("first-update", first_update=classmethod(lambda cls, config, setup: ONE_U)),
         breaks("resume", load_state_dict=forgets_the_optimizer),
         breaks("resume", id="resume-pickle", state_dict=lambda self: {"tuner": Good}),
         breaks("random-state", unit=unit_with(lambda self: torch.rand(1))),
