@@ -21,6 +21,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from bench.core.errors import UserError
 from bench.diffusion.processes import Processes, ProcessLost, Together
+from bench.store import meeting
 
 WORKER = "bench.engine.worker"
 HOST = "127.0.0.1"
@@ -44,11 +45,14 @@ class Crew:
         self._left = contextlib.ExitStack()
         # the store takes a free port itself, so no other program can take it in between
         self._store = TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
+        where = meeting.place()
+        if where:
+            meeting.announce(where, self._store.port)
         place = ["--port", str(self._store.port), "--parent", str(os.getpid())]
         self._children = [
             subprocess.Popen([*_DEAF, sys.executable, "-m", WORKER, str(folder), "--rank", str(k), *place])
-            for k in range(1, size)
-        ]
+            for k in range(1, size) if not where
+        ]  # fmt: skip
 
     def join(self) -> Processes:
         """Waits until all are there and joins them.
@@ -90,7 +94,8 @@ class Crew:
 
 @contextmanager
 def crew(folder: Path, size: int, device: str, timeout_s: float) -> Iterator[Crew | None]:
-    """Starts processes 1 .. size-1 of the run in ``folder``; None where one process is enough.
+    """Starts processes 1 .. size-1 of the run in ``folder``, or calls those that a cluster started elsewhere; None
+    where one process is enough.
 
     Raises:
         UserError: one was lost; the run stays unfinished. Or fewer GPUs than processes.
@@ -100,8 +105,9 @@ def crew(folder: Path, size: int, device: str, timeout_s: float) -> Iterator[Cre
         return
     if device.startswith("cuda"):
         n = torch.cuda.device_count()
-        if device != "cuda" or n < size:
-            raise UserError(f"--processes {size} on --device {device}: this machine has {n} GPU(s)",
+        here = int(os.environ.get(meeting.LOCAL_VARIABLE, size))
+        if device != "cuda" or n < here:
+            raise UserError(f"--processes {here} on --device {device}: this machine has {n} GPU(s)",
                             valid=f"--device cuda with --processes up to {n}, or --device cpu")  # fmt: skip
     started = Crew(folder, size, device, timeout_s)
     done = False
@@ -115,14 +121,17 @@ def crew(folder: Path, size: int, device: str, timeout_s: float) -> Iterator[Cre
 
 
 @contextmanager
-def joined(store: TCPStore, rank: int, size: int, device: str, timeout_s: float) -> Iterator[Processes]:
+def joined(
+    store: TCPStore, rank: int, size: int, device: str, timeout_s: float, *, host: str = HOST, local_rank: int = 0
+) -> Iterator[Processes]:
     """Inside, this process is one of ``size``. The environment that accelerate reads and writes is put back after."""
     from accelerate import PartialState
 
     on_cpu = not device.startswith("cuda")
     timeout = timedelta(seconds=timeout_s)
     env = {
-        "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": HOST,
+        "RANK": rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": os.environ.get(meeting.LOCAL_VARIABLE, size), "MASTER_ADDR": host,
         "MASTER_PORT": store.port, "OMP_NUM_THREADS": torch.get_num_threads(),
     }  # fmt: skip
     with _environment({key: str(value) for key, value in env.items()}):
@@ -138,11 +147,13 @@ def joined(store: TCPStore, rank: int, size: int, device: str, timeout_s: float)
 
 
 @contextmanager
-def follower(rank: int, size: int, port: int, device: str, timeout_s: float) -> Iterator[Processes]:
-    """Joins the processes of the worker that started this one."""
-    store = TCPStore(HOST, port, size, is_master=False)
+def follower(
+    rank: int, size: int, host: str, port: int, device: str, timeout_s: float, local_rank: int
+) -> Iterator[Processes]:
+    """Joins the processes of the worker that listens there."""
+    store = TCPStore(host, port, size, is_master=False)
     store.set(_ready(rank), "yes")
-    with joined(store, rank, size, device, timeout_s) as processes:
+    with joined(store, rank, size, device, timeout_s, host=host, local_rank=local_rank) as processes:
         yield processes
 
 

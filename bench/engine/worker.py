@@ -182,15 +182,17 @@ class Worker:
             "model": model, "micro_batch": self.micro_batch, "processes": processes,
         }  # fmt: skip
 
-    def follow(self, rank: int, port: int) -> int:
-        """Tunes as process ``rank`` beside the worker that listens on ``port``, which holds the run's lock.
+    def follow(self, rank: int, host: str, port: int, local_rank: int) -> int:
+        """Tunes as process ``rank``, number ``local_rank`` on its node, beside the worker that listens there and holds
+        the run's lock.
 
         Returns:
             Exit code: 1 when tuning failed, here or elsewhere; process 0 has been told, and tells the user.
         """
-        with ranks.follower(rank, self.processes, port, self.device, self.spec.budget.hard_wall_s) as processes:
+        hard_wall_s = self.spec.budget.hard_wall_s
+        with ranks.follower(rank, self.processes, host, port, self.device, hard_wall_s, local_rank) as processes:
             if self.device == "cuda":
-                self.device = f"cuda:{rank}"
+                self.device = f"cuda:{local_rank}"
             job = tuning.Tuning(**self._job(self._load_model(), processes))
             try:
                 job.run()
@@ -390,7 +392,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--record-failure", metavar="REASON")
     parser.add_argument("--rank", type=int, help="tune beside the worker that started this process")
-    parser.add_argument("--port", type=int, help="where that worker listens")
+    parser.add_argument("--host", default=ranks.HOST, help="where that worker listens")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--local-rank", type=int, help="number of this process on its node; default: its rank")
     args = parser.parse_args(argv)
     if args.parent is not None:
         _die_with_parent(args.parent)
@@ -398,7 +402,8 @@ def main(argv: list[str]) -> int:
     try:
         worker = Worker(RunFolder(args.folder), quiet=args.quiet or args.rank is not None)
         if args.rank is not None:
-            return worker.follow(args.rank, args.port)
+            local_rank = args.rank if args.local_rank is None else args.local_rank
+            return worker.follow(args.rank, args.host, args.port, local_rank)
         if args.record_failure:
             return _exit_code(worker.record_failure(args.record_failure))
         # in the command's own process on a terminal somebody may be at a debugger's prompt

@@ -12,6 +12,7 @@ from bench.core import exits, userconfig
 from bench.core.errors import UserError
 from bench.launch import slurm_cluster
 from bench.launch.base import Job, Launcher, Outcome
+from bench.launch.planned import missing
 from bench.launch.slurm_arrays import Array, make_arrays
 from bench.launch.slurm_cluster import ClusterFacts
 from bench.launch.slurm_settings import SlurmSettings, resolve
@@ -20,7 +21,7 @@ from bench.store.runs import RunFolder
 
 POLL_S = 2.0
 POLL_MAX_S = 30.0
-GONE_S = 60.0
+GONE_S = 30.0
 """How long the file system may take to show a record that a job on another node wrote."""
 
 
@@ -146,9 +147,8 @@ class Slurm(Launcher):
                 poll_s = POLL_S
             gone_s = 0.0 if queued else gone_s + poll_s
             poll_s = min(POLL_MAX_S, 1.1 * poll_s) if queued else POLL_S
-        for folder in sorted(waiting):
-            print(f"lost: {folder.name}: its job is over and left no record\ntry:   bench logs {folder.name}",
-                  file=sys.stderr)  # fmt: skip
+        for folder, why in missing(sorted(waiting)).items():
+            print(f"lost: {folder.name}: {why}\ntry:   bench logs {folder.name}", file=sys.stderr)
         return [Outcome(job.folder, exits.FAILED if job.folder in waiting else exits.DONE) for job in jobs]
 
 

@@ -46,7 +46,11 @@ def setup_lines(submission: Path, user: Sequence[str]) -> list[str]:
         # each line by itself: 'set -e' would reach into the scripts that it sources
         lines += [f"bench_line={shlex.quote(line)}", "{", line, "} || bench_left $?"]
     path = shlex.quote(":".join(own_path()))
-    return [*lines, "trap - EXIT", f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    return [
+        *lines, "trap - EXIT", f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}",
+        # where sbatch was told to export nothing, srun would hand on nothing either
+        "export SLURM_EXPORT_ENV=ALL",
+    ]  # fmt: skip
 
 
 def own_path() -> list[str]:

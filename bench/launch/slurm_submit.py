@@ -125,7 +125,9 @@ def parameters(r: Resources, folder: Path, s: SlurmSettings, n_tasks: int, more:
         "cpus_per_task": r.cpus_per_task, "signal_delay_s": r.signal_s, "stderr_to_stdout": True, "wckey": None,
         "array_parallelism": s.parallelism or n_tasks, "setup": setup_lines(folder, s.setup),
         # Slurm 22.05 to 23.02 does not hand it on from the job to its steps
-        "srun_args": [f"--cpus-per-task={r.cpus_per_task}", *s.srun],
+        "srun_args": [
+            f"--cpus-per-task={r.cpus_per_task}", *(["--kill-on-bad-exit=1"] if r.nodes > 1 else []), *s.srun
+        ],
         "additional_parameters": {
             "requeue": True, **{k: True if v == "true" else v for k, v in s.sbatch.items()}, **more
         },

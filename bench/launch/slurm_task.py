@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 from submitit.core.utils import DelayedSubmission
 
 from bench.core import exits
-from bench.launch.base import Job, LaunchOptions
+from bench.launch.base import WORKER, Job, LaunchOptions
 from bench.launch.local import Local
-from bench.store import atomic
+from bench.store import meeting
 from bench.store.jobs import own_job
+
+POLL_S = 0.5
 
 
 class RunTask:
@@ -37,19 +39,23 @@ class RunTask:
         return {**self.__dict__, "_launcher": None}
 
     def __call__(self) -> None:
-        """Ends this process with the first exit code that is not 0, and says in the run folder why, where no record
-        will."""
+        """Ends this process with the first exit code that is not 0; why stands in the run folder."""
         _forget_half_written_pickles()
+        place = _meeting_place()
+        rank = int(os.environ.get("SLURM_PROCID", "0"))
+        if place and rank:
+            _follow(place, Path(self.folders[0]), rank)
+            return
         self._launcher = Local(LaunchOptions(jobs=len(self.folders)))
         jobs = [Job(Path(f), s, stage=self.stage) for f, s in zip(self.folders, self.hard_wall_s, strict=True)]
-        codes = []
-        for outcome in self._launcher.launch(jobs):
-            codes.append(outcome.exit_code)
-            if outcome.exit_code not in exits.ENDINGS:
-                _note(outcome.folder, outcome.exit_code)
-        code = next((c for c in codes if c not in (exits.DONE, exits.STALE)), 0)
-        if code:
-            sys.exit(code if code > 0 else 128 - code)
+        try:
+            outcomes = self._launcher.launch(jobs)
+        finally:
+            if place:
+                meeting.adjourn(place)
+        codes = [o.exit_code for o in outcomes if o.exit_code not in (exits.DONE, exits.STALE)]
+        if codes:
+            sys.exit(codes[0])
 
     def checkpoint(self) -> DelayedSubmission:
         """Asks the workers to keep a checkpoint, waits for them, and hands the same task in again."""
@@ -72,10 +78,34 @@ class ReportTask:
             sys.exit(code)
 
 
-def _note(folder: Path, code: int) -> None:
-    how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"left with exit code {code}"
-    with contextlib.suppress(OSError):
-        atomic.write_text(folder / "jobs" / f"{own_job()}.reason", f"the worker {how}\n")
+def _meeting_place() -> Path | None:
+    """Where the tasks of one run on several nodes meet, and None where one task does it all; for the workers too."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) == 1:
+        return None
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    path = Path(os.environ["SUBMITIT_FOLDER"]) / f"{own_job()}-{restarts}.meeting.json"
+    os.environ[meeting.VARIABLE] = str(path)
+    os.environ[meeting.LOCAL_VARIABLE] = os.environ["SLURM_NTASKS_PER_NODE"]
+    return path
+
+
+def _follow(place: Path, folder: Path, rank: int) -> None:
+    """A process beside rank 0 of another task, as often as that calls; rank 0 decides and writes."""
+    # it is rank 0 that hears a cluster's signals and ends the others
+    for sign in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)
+    joined: meeting.Meeting | None = None
+    while True:
+        called = meeting.look(place)
+        if called is not None and called.port == 0:
+            return
+        if called is not None and called != joined:
+            joined = called
+            subprocess.run([
+                sys.executable, "-m", WORKER, str(folder), "--rank", str(rank), "--host", called.host, "--port",
+                str(called.port), "--local-rank", os.environ["SLURM_LOCALID"], "--parent", str(os.getpid()),
+            ], check=False)  # fmt: skip
+        time.sleep(POLL_S)
 
 
 def _forget_half_written_pickles() -> None:

@@ -1,0 +1,18 @@
+"""The micro suite with four samples an update, so that four processes can share them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import micro
+
+from bench.core.types import Suite
+
+
+def suite(
+    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
+) -> Suite:
+    """Three prompts, two seeds, four samples an update."""
+    made = micro.suite(edition, variant=variant, data_dir=data_dir, limit=limit)
+    return replace(made, spec=replace(made.spec, name="quartet", global_batch=4))
