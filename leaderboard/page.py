@@ -6,8 +6,8 @@ A kind of page is a module with ``def pages(site: Site) -> Iterator[Page]``; ``l
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from leaderboard.evidence import Picture
 from leaderboard.program import program
 from leaderboard.read import Unreadable
 from leaderboard.run import Run
+from leaderboard.statistics import BoardFacts, board_facts
 from leaderboard.table import Board
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
@@ -56,6 +57,18 @@ class Site:
     """By run id."""
     boards: tuple[Board, ...]
     unreadable: tuple[Unreadable, ...]
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What tuners say of themselves, by name; see ``leaderboard.method_page``."""
+
+    @property
+    def cache(self) -> Path:
+        """What may be kept from one build to the next; safe to delete."""
+        return cache_of(self.roots)
+
+    @cached_property
+    def facts(self) -> dict[str, BoardFacts]:
+        """What the paired statistics say of each board, by its key."""
+        return {board.key: board_facts(board, self.cache) for board in self.boards}
 
     @cached_property
     def run_by_id(self) -> dict[str, Run]:
@@ -67,14 +80,24 @@ class Site:
         return {run.run_id: board for board in self.boards for row in (*board.rows, *board.ended) for run in row.runs}
 
 
+def cache_of(roots: Sequence[Path]) -> Path:
+    return roots[0] / ".cache" / "leaderboard"
+
+
 def run_path(run_id: str) -> str:
     """Where a run's page is."""
     return f"runs/{run_id}.html"
 
 
 def board_path(board: Board) -> str:
-    """Where a board is shown; with its anchor."""
-    return f"index.html#board-{board.key}"
+    """Where a board's page is."""
+    return f"boards/{board_name(board)}.html"
+
+
+def board_name(board: Board) -> str:
+    """What a board's page and exports are called."""
+    name = "-".join(re.findall(r"[A-Za-z0-9_.]+", f"{board.suite} {board.model}")).strip(".")[:60]
+    return f"{name}-{board.key}" if name else board.key
 
 
 def root_of(path: str) -> str:

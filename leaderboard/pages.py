@@ -1,10 +1,9 @@
-"""The front page, and what every page needs: the templates and figures ready to print."""
+"""What every page needs: the templates, and figures ready to print."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,12 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.core.budget import KINDS
-from leaderboard import charts, wording
-from leaderboard.columns import Column
-from leaderboard.read import Unreadable
-from leaderboard.run import Run
-from leaderboard.table import Board, Cell, Row
+from leaderboard.table import Board
 
 SAMPLE_BANNER = "Embedded tiny world: not comparable with published figures"
 
@@ -39,144 +33,9 @@ class Figure:
     """Why there is no value."""
 
 
-def index_page(boards: Sequence[Board], unranked: Sequence[Run], unreadable: Sequence[Unreadable], n_runs: int) -> str:
-    """The front page: every board, then what is on none."""
-    return render(
-        "index.jinja", root="", boards=[_board_view(b) for b in boards], unranked=unranked, unreadable=unreadable,
-        n_runs=n_runs, sample="sample" in {*(b.edition for b in boards), *(r.edition for r in unranked)},
-        metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP,
-    )  # fmt: skip
-
-
 def board_text(board: Board) -> str:
     """How other lines refer to a board."""
-    return f"{board.suite} · {board.model} · {board.budget}"
-
-
-def _board_view(board: Board) -> dict[str, Any]:
-    decimals = {c.key: _decimals(c, [r.cells[c.key] for r in (*board.rows, *board.ended) if c.key in r.cells])
-                for c in board.columns}  # fmt: skip
-    by_key = {c.key: c for c in board.columns}
-    rank_places = max((decimals[c.key] for c in board.columns if wording.kind_of(c.metric) == "winrate"), default=1)
-
-    def row_view(row: Row) -> dict[str, Any]:
-        head = row.runs[0]
-        return {
-            "row": row, "head": head, "seeds": row.runs, "spent": spent_over(row.runs),
-            "changed": ", ".join(f"{k} = {wording.plain_value(v)}" for k, v in sorted(head.changed.items())),
-            "rank": _cell_figure("winrate", row.rank, rank_places, None) if row.rank else Figure("–"),
-            "missing": [(m, e) for m, e in sorted(row.errors.items())],
-            "cells": [_cell_figure(c.metric, row.cells.get(c.key), decimals[c.key], c, _error(c, row))
-                      for c in board.columns],
-        }  # fmt: skip
-
-    rewards = {r.runs[0].reward for r in (*board.rows, *board.ended)}
-    judges = [wording.subject_of(by_key[key].metric) for key in board.rank_columns]
-    return {
-        "board": board, "text": board_text(board), "columns": [_column_view(c, board) for c in board.columns],
-        "rows": [row_view(r) for r in board.rows], "ended": [row_view(r) for r in board.ended],
-        "base": [_base_figure(c, board, decimals[c.key]) for c in board.columns], "judges": judges,
-        "mean_rank": len(board.rank_columns) != 1, "chart": _board_chart(board), "notes": _board_notes(board),
-        "reward": rewards.pop() if len(rewards) == 1 else None, "seeded": any(len(r.runs) > 1 for r in board.rows),
-    }  # fmt: skip
-
-
-def _error(column: Column, row: Row) -> str:
-    """Why a cell is empty: a metric that failed altogether goes by its kind alone."""
-    return row.errors.get(column.metric) or row.errors.get(wording.kind_of(column.metric), "")
-
-
-def _column_view(column: Column, board: Board) -> dict[str, Any]:
-    kind = wording.kind_of(column.metric)
-    return {
-        "column": column, "label": wording.metric_label(column.metric),
-        "subject": wording.subject_of(column.metric) if kind in wording.METRIC_KINDS else "",
-        "unit": "%" if wording.is_share(column.metric) else column.unit,
-        "help": wording.METRIC_KINDS[kind][1] if kind in wording.METRIC_KINDS else "",
-        "extra": kind not in wording.METRIC_KINDS, "mixed": column.role == "mixed",
-        "judged": kind == "winrate", "ranks": board.rank_columns == (column.key,),
-    }  # fmt: skip
-
-
-def _decimals(column: Column, cells: Sequence[Cell]) -> int:
-    halves = [(c.high - c.low) / 2 for c in cells if c.low is not None and c.high is not None]
-    return wording.places(column.metric, [c.value for c in cells], halves)
-
-
-def _cell_figure(metric: str, cell: Cell | None, decimals: int, column: Column | None, error: str = "") -> Figure:
-    if cell is None:
-        return Figure("failed" if error else "–", title=error)
-    return Figure(
-        wording.figure(metric, cell.value, decimals), wording.span(metric, cell.low, cell.high, decimals), cell.value,
-        role=cell.role, n=f"n = {cell.n:,}" if column is not None and column.n is None else "",
-    )  # fmt: skip
-
-
-def _base_figure(column: Column, board: Board, decimals: int) -> Figure:
-    if column.key not in board.base:
-        return Figure("–")
-    low, high = board.base[column.key]
-    low_text, high_text = (wording.figure(column.metric, v, decimals) for v in (low, high))
-    # Machines may disagree in the last digits; when they disagree in a printed one, the page says so.
-    return Figure(low_text if low_text == high_text else f"{low_text} to {high_text}", sort=low)
-
-
-def spent_over(runs: Sequence[Run]) -> dict[str, Any]:
-    """Spent against limit over the seeds of a row: the mean of the primary kind, and every kind."""
-    budget = runs[0].budget
-    kinds = []
-    for kind in KINDS:
-        spent = [r.spent[kind] for r in runs if kind in r.spent]
-        lost = [r.lost.get(kind, 0.0) for r in runs]
-        cap = budget.limit(kind)
-        if spent:
-            kinds.append({
-                "kind": kind, "spent": wording.amount(kind, math.fsum(spent) / len(spent)),
-                "limit": "" if cap is None else wording.amount(kind, cap),
-                "lost": wording.amount(kind, math.fsum(lost) / len(lost)) if any(lost) else "",
-            })  # fmt: skip
-    limit = budget.limit(budget.primary) or 1.0
-    used = [r.spent.get(budget.primary, 0.0) for r in runs]
-    mean = math.fsum(used) / len(used)
-    return {
-        "kinds": kinds, "share": mean / limit,
-        "text": wording.number(mean), "limit": wording.amount(budget.primary, limit),
-        "over": f"{max(used) / limit - 1:.1%} over the limit" if max(used) > limit else "",
-    }  # fmt: skip
-
-
-def _board_notes(board: Board) -> list[str]:
-    """What a reader must know about this board's order."""
-    notes = []
-    ranked = [r for r in board.rows if r.rank is not None]
-    if len(board.rank_columns) > 1:
-        notes.append("Ordered by the mean win rate over the judges that are held out for every row; the interval is "
-                     "the mean of theirs, which is never too narrow.")  # fmt: skip
-    if not board.rank_columns and ranked:
-        notes.append("The rows were trained on different rewards and no judge is held out for all of them: each is "
-                     "placed by the mean of its own held-out judges, and no row is called separable.")  # fmt: skip
-    if not ranked and board.rows:
-        notes.append("No row has a held-out win rate: the order is by name.")
-    if any(c.differs for c in board.columns):
-        notes.append("Some figures of one metric were made under different protocols and are not comparable: they "
-                     "stand in columns of their own, whose headings name what differs.")  # fmt: skip
-    return notes
-
-
-def _board_chart(board: Board) -> Markup | None:
-    columns = [c for c in board.columns if wording.kind_of(c.metric) == "winrate"]
-    points = [
-        charts.Point(x=i, value=cell.value, low=cell.low, high=cell.high, series=_series(c), role=cell.role)
-        for i, row in enumerate(board.rows) for c in columns if (cell := row.cells.get(c.key)) is not None
-    ]  # fmt: skip
-    if len(board.rows) < 2 or not points:
-        return None
-    names = [f"{row.place}. {row.runs[0].tuner}" for row in board.rows]
-    return Markup(charts.forest(points, names, charts.Axis("win rate against the base", ".0%"), neutral=0.5))
-
-
-def _series(column: Column) -> str:
-    return " ".join([wording.subject_of(column.metric) or column.metric, *column.differs])
+    return " · ".join(part for part in (board.suite, board.model, board.budget) if part)
 
 
 @dataclass(frozen=True)

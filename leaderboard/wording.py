@@ -16,6 +16,9 @@ METRIC_KINDS: dict[str, tuple[str, str]] = {
         "Share of prompts where the tuned image beats the base model's image from the same noise, a tie counting half. "
         "50 % is the base model.",
     ),
+    "human": ("Human win rate", "Share of prompts where people preferred the tuned image, by question."),
+    "human-rank": ("Human rank", "Mean rank that people gave, by question; 1 is best."),
+    "human-scale": ("Human score", "Mean score that people gave, by question."),
     "clipscore": ("CLIP score", "Agreement of image and prompt in an image-text embedding."),
     "tifa": ("TIFA", "Share of questions about the prompt that a model answers rightly from the image."),
     "fid": ("FID", "Fréchet distance between Inception features of generated and reference images. Depends on n."),
@@ -74,7 +77,7 @@ def full_label(metric: str) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether values are shown in per cent."""
-    return kind_of(metric) == "winrate"
+    return kind_of(metric) in ("winrate", "human")
 
 
 def places(metric: str, values: Iterable[float], half_widths: Iterable[float]) -> int:
@@ -135,7 +138,7 @@ def budget_text(budget: Budget) -> str:
 
 
 def plain_value(value: Any) -> str:
-    """A setting or passport field in one line; of a digest the first 12 digits (all are in ``records.json``)."""
+    """A setting or passport field in one line; of a digest the first 12 digits (all are in the exports)."""
     if not isinstance(value, str):
         return canonical_json(value)
     return f"{value[:12]}…" if _DIGEST.fullmatch(value) else value
