@@ -195,7 +195,7 @@ def check_first_update(cls: type[Tuner], config: Any, run: Run) -> str:
     """What a plan is told of the first update and all before it is what the meters saw."""
     needs = cls.first_update(config, setup())
     if not needs:
-        return "not declared: a budget that does not hold it is found after the run"
+        return "not declared: nothing is tuned, or a budget that does not hold it is found after the run"
     assert run.session is not None
     last = len(run.session.phases) - 1
     spent = next((p.spent for _, p in sorted(run.saved.items()) if p.loop["phase"] == last), None)
