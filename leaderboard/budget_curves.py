@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -87,9 +87,8 @@ def trained_judges(row: Row) -> tuple[str, ...]:
     return tuple(sorted(subject_of(m.name) for m in final if kind_of(m.name) == "winrate" and m.role == "trained-on"))
 
 
-def hacking(row: Row, board: Board, gap: Span | None) -> Hacking | None:
+def hacking(row: Row, points: tuple[CurvePoint, ...], gap: Span | None) -> Hacking | None:
     """From a row's curve and, where per-image figures are there, the paired gap at its end; None without both roles."""
-    points = curve(row, board)
     end = points[-1]
     if end.trained is None or end.held_out is None or end.fraction == 0:
         return None
@@ -109,9 +108,9 @@ def hacking(row: Row, board: Board, gap: Span | None) -> Hacking | None:
     )  # fmt: skip
 
 
-def anytime(row: Row, board: Board) -> Anytime | None:
-    """None where no held-out win rate is known at the end of the row's budget."""
-    points = [(p.fraction, p.held_out) for p in curve(row, board) if p.held_out is not None]
+def anytime(along: Sequence[CurvePoint]) -> Anytime | None:
+    """None where no held-out win rate is known but the base's."""
+    points = [(p.fraction, p.held_out) for p in along if p.held_out is not None]
     if len(points) < 2:
         return None
     times, values = [t for t, _ in points], [span.value for _, span in points]
@@ -145,8 +144,12 @@ class Profiles(Frozen):
     rows: tuple[Profile, ...]
 
 
-def profiles(boards: Sequence[Board]) -> list[Profiles]:
-    """For every base model and edition with two suites or more. A tuner goes by name, reward and settings."""
+def profiles(boards: Sequence[Board], known: Mapping[str, Mapping[str, Anytime]]) -> list[Profiles]:
+    """For every base model and edition with two suites or more. A tuner goes by name, reward and settings.
+
+    Args:
+        known: anytime figures by board key and the id of a row's first run.
+    """
     groups: dict[tuple[str, str], list[Board]] = {}
     for board in boards:
         if board.rank_columns:
@@ -155,7 +158,9 @@ def profiles(boards: Sequence[Board]) -> list[Profiles]:
     for (model, edition), mine in sorted(groups.items()):
         if len({board.suite for board in mine}) < 2:
             continue
-        times = [{_identity(row): _time(row, board) for row in board.rows} for board in mine]
+        times = [
+            {_identity(row): _time(known[board.key].get(row.runs[0].run_id)) for row in board.rows} for board in mine
+        ]
         names = sorted({name for column in times for name in column})
         ratios = ratios_to_best([[column.get(name, math.inf) for column in times] for name in names])
         shares, scores = profile(ratios, PROFILE_AT), profile_score(ratios)
@@ -180,8 +185,7 @@ def _identity(row: Row) -> str:
     return f"{head.tuner} ({head.reward}){settings}"
 
 
-def _time(row: Row, board: Board) -> float:
-    found = anytime(row, board)
+def _time(found: Anytime | None) -> float:
     return math.inf if found is None or found.to_target is None else found.to_target
 
 
@@ -224,4 +228,4 @@ def _unpaired(a: Span, b: Span) -> Span:
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return Span(value=value, low=None, high=None)
     below, above = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
-    return Span(value=value, low=value - below, high=value + above)
+    return Span(value=value, low=max(-1.0, value - below), high=min(1.0, value + above))

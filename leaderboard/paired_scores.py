@@ -19,6 +19,8 @@ from leaderboard.table import Row
 Key = tuple[str, int]
 """Prompt id and noise seed."""
 Table = NDArray[np.float64]
+_N_TOLD = 2
+"""Rows without scores that are named; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def load(rows: Sequence[Row], judges: Sequence[str]) -> tuple[list[RowScores | N
         except UserError as err:
             problems.append(f"{row.runs[0].tuner}: {err.problem}")
             read.append(None)
+    if len(problems) > _N_TOLD:
+        problems[_N_TOLD:] = [f"and {len(problems) - _N_TOLD} more rows that cannot be compared"]
     tables = [
         t for found in read if found is not None for by_judge in found for both in by_judge.values() for t in both
     ]

@@ -22,7 +22,7 @@ from bench.core.paired import CONFIDENCE
 from bench.core.ranking import ELO, Comparison, Pair, better, compare, holm, places, strengths, tie_groups
 from bench.core.student import t_quantile
 from bench.store import atomic
-from leaderboard.budget_curves import Anytime, Frozen, Hacking, Span, anytime, hacking, trained_judges
+from leaderboard.budget_curves import Anytime, Frozen, Hacking, Span, anytime, curve, hacking, trained_judges
 from leaderboard.paired_scores import Layout, RowScores, load, read_scores, score_files
 from leaderboard.program import program
 from leaderboard.table import Board, Row
@@ -144,10 +144,11 @@ def _facts(board: Board, compared: Sequence[Row], judges: tuple[str, ...], input
     is_better = better(len(scored) + 1, {pair: (c.seen.value, adjusted[pair]) for pair, c in pairs.items()}, ALPHA)
     named = [*ids, BASE] if pairs else []
     gaps = {row_id(row): _gap(row, scores, layout) for row, scores in scored if layout is not None}
+    curves = {row_id(row): (row, curve(row, board)) for row in board.rows}
     floors = [f for f in (floor_noise,) if f is not None]
     return BoardFacts(
         digest=inputs, judges=judges, n_prompts=layout.n_prompts if layout is not None else 0,
-        n_noise=layout.n_noise if layout is not None else 0.0, names=_names(board.rows) | {BASE: board.model},
+        n_noise=layout.n_noise if layout is not None else 0.0, names=_names(board),
         rows=tuple(named),
         pairs=tuple(
             PairFact(
@@ -158,8 +159,8 @@ def _facts(board: Board, compared: Sequence[Row], judges: tuple[str, ...], input
         ),
         strengths=_strengths(named, pairs), places=_places(ids, is_better), groups=_groups(named, is_better),
         needs=_needs(named, pairs, adjusted), floor_noise=floor_noise, floor_seed=floor_seed,
-        hacking={row_id(r): h for r in board.rows if (h := hacking(r, board, gaps.get(row_id(r)))) is not None},
-        anytime={row_id(r): a for r in board.rows if (a := anytime(r, board)) is not None},
+        hacking={i: h for i, (r, along) in curves.items() if (h := hacking(r, along, gaps.get(i))) is not None},
+        anytime={i: a for i, (_, along) in curves.items() if (a := anytime(along)) is not None},
         notes=(*_notes(board, compared, scored), *notes),
     )  # fmt: skip
 
@@ -242,7 +243,7 @@ def _gap(row: Row, scores: RowScores, layout: Layout) -> Span | None:
         trained.append(np.mean(found, axis=0))
     held_out = layout.wins(scores.tuned, scores.base)
     seen: Crossed = crossed_mean(layout.by_prompt(np.array(trained)) - held_out)
-    return Span(value=seen.value, low=seen.ci_low, high=seen.ci_high)
+    return Span(value=seen.value, low=max(-1.0, seen.ci_low), high=min(1.0, seen.ci_high))
 
 
 def _strengths(named: Sequence[str], pairs: Mapping[Pair, _Compared]) -> dict[str, Span]:
@@ -291,10 +292,10 @@ def _span(seen: Comparison) -> Span:
     return Span(value=seen.value, low=seen.ci_low, high=seen.ci_high)
 
 
-def _names(rows: Sequence[Row]) -> dict[str, str]:
+def _names(board: Board) -> dict[str, str]:
     """Each row's tuner, with reward and settings where two rows share a name."""
-    heads = [row.runs[0] for row in rows]
-    names = {}
+    heads = [row.runs[0] for row in board.rows]
+    names = {BASE: f"base model ({board.model})"}
     for head in heads:
         same = [h for h in heads if h.tuner == head.tuner]
         more = [head.reward] if len({h.reward for h in same}) > 1 else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -29,14 +29,18 @@ def board_statistics_html(board: Board, facts: BoardFacts, root: str = "") -> Ma
     names = [facts.names[name] for name in facts.rows]
     return Markup(render(
         "statistics.jinja", key=board.key, text=f"{board.suite} · {board.model} · {board.budget}", root=root,
-        notes=facts.notes, target=_percent(TARGET), standings=_standings(board, facts), groups=_groups(facts), matrix=_matrix(facts), names=names,
-        judges=" and ".join(facts.judges), legend=_legend(facts), floors=_floors(facts), needs=_needs(facts),
-        n_pairs=len(facts.pairs), power=_percent(POWER), charts=_charts(board, facts),
+        notes=facts.notes, target=_percent(TARGET), standings=_standings(board, facts), groups=_groups(facts),
+        matrix=_matrix(facts), names=names, judges=" and ".join(facts.judges), legend=_legend(facts),
+        floors=_floors(facts), needs=_needs(facts), n_pairs=len(facts.pairs), power=_percent(POWER), charts=_charts(board, facts),
     ))  # fmt: skip
 
 
-def profiles_html(boards: Sequence[Board]) -> Markup:
-    """Performance profiles over suites; empty with fewer than two suites of one base model."""
+def profiles_html(boards: Sequence[Board], facts: Mapping[str, BoardFacts]) -> Markup:
+    """Performance profiles over suites; empty with fewer than two suites of one base model.
+
+    Args:
+        facts: by board key.
+    """
     views = [
         {
             "model": p.model, "edition": p.edition, "suites": p.suites, "at": [f"{at:g}" for at in PROFILE_AT],
@@ -50,7 +54,7 @@ def profiles_html(boards: Sequence[Board]) -> Markup:
                 for r in p.rows
             ],
         }
-        for p in profiles(boards)
+        for p in profiles(boards, {key: found.anytime for key, found in facts.items()})
     ]  # fmt: skip
     return Markup(render("profiles.jinja", profiles=views, target=_percent(TARGET), max_ratio=f"{MAX_RATIO:g}"))
 
@@ -205,8 +209,10 @@ def _charts(board: Board, facts: BoardFacts) -> list[dict[str, Any]]:
 def _figure(span: Span | None, scale: float, *, signed: bool) -> Figure:
     if span is None:
         return Figure("–")
-    value, *ends = (None if v is None else _number(scale * v, signed) for v in (span.value, span.low, span.high))
-    return Figure(value or "–", " to ".join(e for e in ends if e) if all(ends) else "", span.value)
+    if span.low is None or span.high is None:
+        return Figure(_number(scale * span.value, signed), sort=span.value)
+    ends = f"{_number(scale * span.low, signed)} to {_number(scale * span.high, signed)}"
+    return Figure(_number(scale * span.value, signed), ends, span.value)
 
 
 def _number(value: float, signed: bool) -> str:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-import numpy as np
-
 from bench.core.paired import CONFIDENCE, mean_t_interval
 from bench.core.student import t_quantile
 
@@ -50,13 +48,19 @@ def over_seeds(
     if n == 1:
         return mean, lows[0], highs[0]
     from_prompts = math.fsum((half / NormalDist().inv_cdf(_SHARE)) ** 2 for half in halves) / n
-    from_seeds = float(np.var(values, ddof=1)) / n
+    from_seeds = math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n
     if from_seeds == 0:
         half = math.fsum(halves) / n
     else:
         df = (n - 1) * ((from_seeds + from_prompts) / from_seeds) ** 2
-        half = t_quantile(_SHARE, df) * math.sqrt(from_seeds + from_prompts)
+        half = t_quantile(_SHARE, _rounded_down(df)) * math.sqrt(from_seeds + from_prompts)
     return mean, mean - half, mean + half
+
+
+def _rounded_down(df: float) -> float:
+    """To two significant digits: never a narrower interval, and a table of a few quantiles serves thousands of rows."""
+    size = 10.0 ** (math.floor(math.log10(df)) - 1)
+    return math.floor(df / size + 1e-9) * size if df < 1e6 else 1e6
 
 
 def apart(low_a: float | None, high_a: float | None, low_b: float | None, high_b: float | None) -> bool:

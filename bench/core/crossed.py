@@ -27,7 +27,7 @@ from bench.core.student import t_quantile, two_sided_p
 
 MAX_MORE = 1_000_000
 """No more prompts or seeds than this are asked for: the difference is then as good as nothing."""
-_P_GRID = np.geomspace(1e-12, 1.0, 241)[:-1]
+_P_GRID = np.sort(np.append(np.geomspace(1e-12, 1.0, 73)[:-1], 1 - CONFIDENCE))
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,11 @@ def n_needed(
         return _power(abs(effect), at, n_seeds, n_prompts, alpha) >= power
 
     high = at.n_seeds if more == "seeds" else max(2, at.n_prompts)
+    if not enough(MAX_MORE):
+        return None
     low = high - 1
     while not enough(high):
         low, high = high, 2 * high
-        if high > MAX_MORE:
-            return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
@@ -186,7 +186,8 @@ def _t_interval(
     summed = math.sqrt((t_quantile(share, df_seed) ** 2 * extra + t_quantile(share, df_prompt) ** 2 * ms_prompt) / n)
     squares = _squared_quantiles(df_seed) * extra + _squared_quantiles(df_prompt) * ms_prompt
     # Rising in log p from the largest distance to none: the p at which the summed interval ends at the null.
-    p_summed = math.exp(float(np.interp(-(distance**2) * n, -squares, np.log(_P_GRID), right=0.0)))
+    at = -math.log(max(distance**2 * n, 1e-300))
+    p_summed = math.exp(float(np.interp(at, -np.log(squares), np.log(_P_GRID), right=0.0)))
     return max(half, summed), max(p, p_summed)
 
 

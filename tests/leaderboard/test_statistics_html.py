@@ -1,0 +1,111 @@
+"""The statistics as a part of a page: what it says, what it escapes, what it leaves out."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from leaderboard.budget_curves import profiles
+from leaderboard.read import read_runs
+from leaderboard.statistics import board_facts
+from leaderboard.statistics_html import board_statistics_html, places_text, profiles_html
+from leaderboard.table import boards
+from tests.leaderboard.factories import Fake
+from tests.leaderboard.test_statistics import shift
+
+
+class _Tags(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.seen.append(tag)
+        if tag not in ("br", "meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def html_of(runs: Path) -> str:
+    (board,) = boards(read_runs(runs)[0])
+    return str(board_statistics_html(board, board_facts(board, None), "../"))
+
+
+@pytest.mark.parametrize(("place", "text"), [(None, "–"), ((2, 2), "2"), ((1, 3), "1–3")])
+def test_places(place: tuple[int, int] | None, text: str) -> None:
+    assert places_text(place) == text
+
+
+def test_everything_is_said(tmp_path: Path) -> None:
+    for seed in range(2):
+        shift(Fake(seed=seed).write(tmp_path), 4.0)
+        Fake(tuner="refl", seed=seed, trained=0.93, held_out=0.4).write(tmp_path)
+        Fake(tuner="draft", seed=seed, held_out=0.5).write(tmp_path)
+    text = html_of(tmp_path)
+    tags = _Tags(text)
+    assert tags.open == []
+    assert tags.seen.count("table") == 2
+    assert tags.seen.count("svg") >= 2
+    assert "100 ▲" in text  # drtune beats every other on every prompt
+    assert "yes: held-out down" in text
+    assert "refl · draft" in text or "draft · refl" in text
+    assert "Holm" in text
+    assert "itself with another tuning seed" in text
+    assert 'href="../runs/' in text
+    assert not re.search(r"https?://", text)
+    assert "None" not in text
+    assert "nan" not in text.replace("dominant", "")
+
+
+def test_a_name_is_hostile_text(tmp_path: Path) -> None:
+    Fake(tuner="<b onclick=alert(1)>evil").write(tmp_path)
+    Fake(tuner="refl").write(tmp_path)
+    text = html_of(tmp_path)
+    assert "<b onclick" not in text
+    assert "&lt;b onclick=alert(1)&gt;evil" in text
+
+
+def test_one_row_alone_is_compared_with_the_base_only(tmp_path: Path) -> None:
+    Fake().write(tmp_path)
+    text = html_of(tmp_path)
+    assert "Row beats column" in text
+    assert "Bradley-Terry strength</figcaption>" not in text
+    assert _Tags(text).open == []
+
+
+def test_no_scores_no_matrix(tmp_path: Path) -> None:
+    for path in (Fake().write(tmp_path) / "scores").iterdir():
+        path.unlink()
+    text = html_of(tmp_path)
+    assert "Row beats column" not in text
+    assert "is not there" in text
+    assert _Tags(text).open == []
+
+
+def test_profiles_over_suites(tmp_path: Path) -> None:
+    """fast reaches 60 % on both suites, slow on one at more of its budget, absent has no run on the second."""
+    for suite in ("coco-sample@1", "parti-sample@1"):
+        Fake(tuner="fast", suite=suite, held_out=0.9).write(tmp_path)
+        Fake(tuner="slow", suite=suite, held_out=0.7 if suite.startswith("coco") else 0.55).write(tmp_path)
+    Fake(tuner="absent", held_out=0.9).write(tmp_path)
+    made = boards(read_runs(tmp_path)[0])
+    facts = {board.key: board_facts(board, None) for board in made}
+    (found,) = profiles(made, {key: f.anytime for key, f in facts.items()})
+    by_name = {row.name.split()[0]: row for row in found.rows}
+    assert [row.name.split()[0] for row in found.rows] == ["fast", "absent", "slow"]
+    assert by_name["fast"].score == 1.0
+    assert by_name["absent"].score == 0.5
+    assert by_name["absent"].runs == (True, False)
+    assert by_name["slow"].times[1] is None
+    text = str(profiles_html(made, facts))
+    assert "not reached" in text
+    assert "no run" in text
+    assert _Tags(text).open == []
+    assert str(profiles_html(made[:1], facts)).strip() == ""
