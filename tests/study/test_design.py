@@ -206,7 +206,7 @@ def test_what_makes_no_study_is_refused(tmp_path: Path, changes: dict[str, Any],
 def test_a_study_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     out = new_study(tmp_path, "pairwise")
     with pytest.raises(UserError, match="is there already"):
-        new_study(tmp_path, "pairwise", ("base", *(c["name"] for c in read(out, "key")["contestants"][1:])))
+        new_study(tmp_path, "pairwise", tuple(c["name"] for c in read(out, "key")["contestants"]))
 
 
 def test_a_damaged_image_is_refused_by_its_prompt(tmp_path: Path) -> None:

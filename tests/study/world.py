@@ -27,9 +27,8 @@ def write_run(runs: Path, tuner: str, **changes: Any) -> str:
 def new_study(root: Path, kind: str, names: Sequence[str] = (), *, n_prompts: int = 10, **wanted: Any) -> Path:
     """A study of the base and the first run (all three and the base where images are ranked)."""
     runs = root / "runs"
-    ids = [write_run(runs, tuner) for tuner in TUNERS] if not runs.exists() else []
     out = root / kind
-    chosen = names or ("base", *(ids if kind == "rank" else ids[:1]))
+    chosen = names or ("base", *(write_run(runs, tuner) for tuner in (TUNERS if kind == "rank" else TUNERS[:1])))
     make(Wanted(tuple(chosen), runs, out, kind, n_prompts, **wanted))
     return out
 
