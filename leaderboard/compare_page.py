@@ -61,6 +61,15 @@ def pages(site: Site) -> Iterator[Page]:
     yield Page(INDEX, inputs_of(rows, sample), partial(_index_page, rows, sample))
 
 
+def by_run(site: Site) -> dict[str, list[tuple[str, str]]]:
+    """Path and words of every comparison that a run is in, by run id."""
+    found: dict[str, dict[str, str]] = {}
+    for pair in [*(pair for board in site.boards for pair in pairs_of(board)), *requested(site)]:
+        for mine, other in ((pair.a, pair.b), (pair.b, pair.a)):
+            found.setdefault(mine.run_id, {})[pair.path] = f"against {_name(other, mine)}"
+    return {run_id: list(links.items()) for run_id, links in found.items()}
+
+
 def pairs_of(board: Board) -> list[Pairing]:
     """The pairs of ``RULE``; rows without images at equal noise have none."""
     first = [row.runs[0] for row in board.rows[: N_BELOW_BEST + 1]]

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -95,8 +97,13 @@ class Differences:
 class Evidence:
     """The files of one run; ``problems`` collects what could not be read, for the page to tell."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, only: str | None = None) -> None:
+        """
+        Args:
+            only: a prompt's id; of scores, questions and images the lines of no other prompt are parsed.
+        """
         self.run = run
+        self._only = only
         self.problems: list[str] = []
         self._scores: dict[str, dict[Key, Score]] = {}
 
@@ -145,7 +152,10 @@ class Evidence:
     def _lines(self, name: str, take: Callable[[dict[str, Any]], T]) -> list[T]:
         """What ``take`` makes of every line; nothing, and a problem told, when one of them is not as it should be."""
         try:
-            return [take(line) for line in atomic.read_jsonl(self.run.inside(name))]
+            path = self.run.inside(name)
+            if self._only is None or name == "prompts.jsonl":
+                return [take(line) for line in atomic.read_jsonl(path)]
+            return [take(line) for line in _lines_with(path, self._only) if line["prompt_id"] == self._only]
         except FileNotFoundError:
             self._problem(name, "the file is not there")
         except (UserError, OSError) as err:
@@ -221,6 +231,14 @@ def traces(run: Run) -> list[Any]:
             continue
         found.append([name, facts.st_size, facts.st_mtime_ns])
     return found
+
+
+def _lines_with(path: Path, prompt_id: str) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file that may be about a prompt: parsing every line of every metric of every run
+    would take most of a site's time."""
+    needles = {json.dumps(prompt_id), json.dumps(prompt_id, ensure_ascii=False)}
+    lines = path.read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines if any(needle in line for needle in needles)]
 
 
 def _picture(data: bytes, sha256: str) -> Picture:

@@ -2,28 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from leaderboard import categories, gallery, rerun, run_charts, run_tables, wording
+from bench.core.identity import digest
+from leaderboard import (
+    categories,
+    compare_page,
+    gallery,
+    method_page,
+    prompt_page,
+    rerun,
+    run_charts,
+    run_tables,
+    wording,
+)
 from leaderboard.evidence import Evidence, Side, differences, traces
 from leaderboard.page import Made, Page, Site, inputs_of, root_of, run_path
 from leaderboard.pages import render
 from leaderboard.run import Run
 
+Links = Sequence[tuple[str, str]]
+"""Path in the site, and the words for it."""
+
 
 def pages(site: Site) -> Iterator[Page]:
+    compared = compare_page.by_run(site)
+    listed = prompt_page.listed(site)
+    known = {name: _settings_of(facts) for name, facts in site.methods.items()}
+    digests = {name: digest(facts, 16) for name, facts in known.items()}
     for run in site.runs:
-        inputs = inputs_of(run.place, run.digest, traces(run))
-        yield Page(run_path(run.run_id), inputs, partial(run_page, run, None))
+        name = str(run.spec["tuner"]) if method_page.method_of(site, run) is not None else ""
+        links = _links(site, run, listed, compared.get(run.run_id, []))
+        inputs = inputs_of(run.place, run.digest, traces(run), digests.get(name), links)
+        yield Page(run_path(run.run_id), inputs, partial(run_page, run, known.get(name), links))
 
 
-def run_page(run: Run, method: Mapping[str, Any] | None) -> Made:
+def _settings_of(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a tuner's metadata that its runs' pages print."""
+    kept = {name: {key: facts.get(key) for key in ("default", "unit", "help")}
+            for name, facts in (method.get("settings") or {}).items()}  # fmt: skip
+    return {"version": method.get("version"), "settings": kept}
+
+
+def _links(site: Site, run: Run, listed: Mapping[str, str], compared: Links) -> Links:
+    board = site.board_by_run.get(run.run_id)
+    links = [] if run.external is not None else [(method_page.method_path(run), f"method {run.spec['tuner']}")]
+    if board is not None and board.key in listed:
+        links.append((listed[board.key], "prompt by prompt"))
+    return [*links, *compared]
+
+
+def run_page(run: Run, method: Mapping[str, Any] | None, links: Links) -> Made:
     """One run's page, and the pictures it shows by file name.
 
     Args:
-        method: what the tuner says of itself; None where nobody knows.
+        method: version and settings as the tuner declares them; None where nobody knows.
     """
     record = run.record
     evidence = Evidence(run)
@@ -41,6 +76,6 @@ def run_page(run: Run, method: Mapping[str, Any] | None) -> Made:
         command=rerun.command(run.spec), gallery=shown, pictures=list(pictures.values()),
         breakdowns=list(run_tables.breakdowns(run, record)),
         categories=[categories.view(t, {}) for t in categories.by_category(evidence.prompts, changes)],
-        facts=run_tables.provenance(run, record), problems=evidence.problems,
+        links=links, facts=run_tables.provenance(run, record), problems=evidence.problems,
     )  # fmt: skip
     return page, pictures

@@ -47,6 +47,7 @@ def eval_(
     if images is None or not name:
         raise UserError("nothing to score", valid="--images DIR and --name NAME, or --prompts-to FILE",
                         hint=f"bench eval --suite {suite_name} --images DIR --name midjourney-5.2")  # fmt: skip
+    from bench.cli._methods import describe
     from bench.engine.external import Request, evaluate
     from bench.engine.summary import rows
     from leaderboard.site import build
@@ -54,7 +55,7 @@ def eval_(
     command = shlex.join(["bench", *sys.argv[1:]])
     request = Request(images, name, suite, runs, model, device, resolution, note, command, quiet=json)
     folder = evaluate(request)
-    record, page = folder.read_record(), build(runs)
+    record, page = folder.read_record(), build(runs, describe=describe)
     if json:
         print_json({"run_id": record.run_id, "folder": str(folder.root), "page": str(page),
                     "metrics": [r.as_dict() for r in rows(record)]})  # fmt: skip

@@ -20,6 +20,7 @@ def merge(sources: tuple[Path, ...], into: Path, json: bool) -> int:
     """
     import dataclasses
 
+    from bench.cli._methods import describe
     from bench.cli._output import print_json, print_table
     from bench.store.merge import merge as union
     from leaderboard.site import build
@@ -27,7 +28,7 @@ def merge(sources: tuple[Path, ...], into: Path, json: bool) -> int:
     found = union(sources, into)
     counts = {kind: sum(m.outcome == kind for m in found) for kind in ("added", "same", "conflict", "refused",
                                                                      "unfinished")}  # fmt: skip
-    page = build(into)
+    page = build(into, describe=describe)
     if json:
         print_json({"runs": [dataclasses.asdict(m) for m in found], "counts": counts, "page": str(page)})
     else:

@@ -172,9 +172,10 @@ def _set_aside(run: PlannedRun) -> None:
 
 
 def _render(runs: Any) -> Any:
+    from bench.cli._methods import describe
     from leaderboard.site import build
 
-    return build(runs)
+    return build(runs, describe=describe)
 
 
 def _summary(run: PlannedRun, record: Record) -> dict[str, Any]:

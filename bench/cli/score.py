@@ -24,6 +24,7 @@ def score(run: str, regenerate: bool, adapter_scale: str | None, runs: Path, jso
 
     With --adapter-scale nothing is scored again: the scales are added to the record, and boards keep the tuner's own.
     """
+    from bench.cli._methods import describe
     from bench.cli._output import print_json
     from bench.engine.rescoring import parse_scales, rescore
     from bench.engine.summary import rows
@@ -32,7 +33,7 @@ def score(run: str, regenerate: bool, adapter_scale: str | None, runs: Path, jso
 
     scales = parse_scales(adapter_scale) if adapter_scale else []
     record = rescore(find_run(runs, run), regenerate=regenerate, scales=scales, quiet=json)
-    page = build(runs)
+    page = build(runs, describe=describe)
     tables = [(_own(record), rows(record)), *((_title(e.snapshot), rows(record, e)) for e in record.scales)]
     if json:
         print_json({

@@ -121,12 +121,13 @@ def serve(folder: Path, host: str, port: int) -> int:
 @o.as_json
 def import_(folder: Path, files: tuple[Path, ...], runs_dir: Path | None, json: bool) -> int:
     """Put votes, of files and of the server, into the runs' records. Exit code 1 when a file or rater was refused."""
+    from bench.cli._methods import describe
     from bench.cli._output import print_json
     from bench.study.importing import import_votes
     from leaderboard.site import build
 
     found = import_votes(folder, files, runs_dir)
-    pages = [build(root) for root in dict.fromkeys(path.parents[2] for path in found.runs)]
+    pages = [build(root, describe=describe) for root in dict.fromkeys(path.parents[2] for path in found.runs)]
     if json:
         print_json(_facts(found, pages))
     else:
