@@ -41,7 +41,7 @@ class Rescorer(Worker):
                 "metrics": [*(m for m in entries if m.snapshot in own), *(m for m in old.metrics if is_human(m))],
                 "scales": [_with_metrics(e.snapshot, entries) for e in old.scales],
             })  # fmt: skip
-            self._write(record)
+            self.recorder.write(record)
             return record
 
     def score_scales(self, scales: Sequence[float]) -> Record:
@@ -58,7 +58,7 @@ class Rescorer(Worker):
             entries = self._scorer().score_all([base, *folders], self.stop, ends=[name for name, _ in folders])
             kept = {e.snapshot.name: e for e in old.scales} | {s.name: _with_metrics(s, entries) for s in found}
             record = old.model_copy(update={"scales": sorted(kept.values(), key=lambda e: e.snapshot.adapter_scale)})
-            self._write(record)
+            self.recorder.write(record)
             return record
 
     def _sample_scaled(self, last: SnapshotEntry, scale: float) -> SnapshotEntry:
@@ -74,7 +74,7 @@ class Rescorer(Worker):
             self.progress, f"generate {name}", self.stop,
         )  # fmt: skip
         adapters.detach(model.unet)
-        return self._snapshot(name, images).model_copy(update={"adapter": last.adapter})
+        return self.recorder.snapshot(name, images).model_copy(update={"adapter": last.adapter})
 
 
 def _with_metrics(snapshot: SnapshotEntry, entries: Sequence[MetricEntry]) -> ScaledEntry:

@@ -22,28 +22,26 @@ from typing import Any, Literal
 import torch
 
 from bench.core import exits, registry
-from bench.core.budget import Ledger
 from bench.core.contract import ImageFolder, make_config
 from bench.core.errors import Diverged, UserError
-from bench.core.identity import file_sha256, plain
-from bench.core.record import Artifact, ErrorEntry, LedgerEntry, MetricEntry, Record, SnapshotEntry
+from bench.core.record import ErrorEntry, Record
 from bench.core.types import RunSpec, Suite
 from bench.diffusion import adapters
 from bench.diffusion.models import BaseModel, load_model
-from bench.diffusion.processes import Processes, ProcessFailed, ProcessLost
+from bench.diffusion.processes import Processes, ProcessLost
 from bench.engine import imaging, ranks, scoring, tuning
-from bench.engine.attempt import Attempt, provenance, read_attempts, read_curve
+from bench.engine.attempt import Attempt, read_attempts
 from bench.engine.log import log_tail, logged
 from bench.engine.prepare import read_suite
 from bench.engine.progress import Progress
 from bench.engine.pulse import Pulse
+from bench.engine.recording import Recorder, Status, error_entry
 from bench.metrics.images import read_folder
 from bench.store import atomic
 from bench.store.liveness import turn
 from bench.store.runs import RunFolder
 
 Stage = Literal["all", "tune", "evaluate"]
-Status = Literal["done", "failed", "diverged"]
 Ending = tuple[Status, str, ErrorEntry | None, dict[str, float]]
 """Status, reason, error, lost work."""
 
@@ -70,6 +68,9 @@ class Worker:
         self.processes: int = self.request.get("processes", 1)
         self.micro_batch: int = self.request.get("micro_batch") or self.spec.global_batch // self.processes
         torch.set_num_threads(self.request["n_threads"])
+        self.recorder = Recorder(
+            folder, self.spec, self.suite, self.request, self.device, self.processes, self.micro_batch
+        )
         self.asked_to_leave = 0
         """The exit code to leave with at the next safe point; 0 while nobody asked."""
         self._model: BaseModel | None = None
@@ -139,14 +140,14 @@ class Worker:
             raise
         attempt.end(status, lost)
         record = record.model_copy(update={"attempts": read_attempts(self.folder)})
-        self._write(record)
+        self.recorder.write(record)
         return record
 
     def _check_tuned(self) -> None:
         if (self.folder.root / "tuned.json").exists():
             return
         kind = self.spec.budget.primary
-        share = self._ledger().spent.get(kind, 0.0) / (self.spec.budget.limit(kind) or 1.0)
+        share = self.recorder.ledger().spent.get(kind, 0.0) / (self.spec.budget.limit(kind) or 1.0)
         raise UserError(
             f"run {self.spec.run_id} is not tuned yet: {100 * share:.0f} % of its {kind} budget is spent",
             valid="--stage evaluate after --stage tune has ended",
@@ -207,11 +208,11 @@ class Worker:
         try:
             reason = job.run()
         except Diverged as err:
-            status, reason, failure = "diverged", str(err), _error(err)
+            status, reason, failure = "diverged", str(err), error_entry(err)
         except (UserError, ProcessLost, KeyboardInterrupt):
             raise
         except Exception as err:
-            status, reason, failure = "failed", f"{type(err).__name__}: {err}", _error(err)
+            status, reason, failure = "failed", f"{type(err).__name__}: {err}", error_entry(err)
             self.progress.say(traceback.format_exc())
         finally:
             adapters.detach(job.model.unet)
@@ -226,14 +227,14 @@ class Worker:
     def _finish(self, attempt: Attempt, status: Status, reason: str, error: ErrorEntry | None) -> Record:
         """Images and scores of what tuning left. A failed run is not scored: it is a row with its reason."""
         if status == "failed":
-            return self._record(status, reason, error, [], [])
+            return self.recorder.make(status, reason, error, [], [])
         with self._timed(attempt, "generate"):
             folders = self._generate()
         with self._timed(attempt, "score"):
             entries = self._scorer().score_all([(n, f.root) for n, f in folders.items()], self.stop)
         self.folder.drop_checkpoints()
         atomic.remove(self.folder.root / "work")
-        return self._record(status, reason, error, list(folders.items()), entries)
+        return self.recorder.make(status, reason, error, list(folders.items()), entries)
 
     def _generate(self) -> dict[str, ImageFolder]:
         """Image folders of the base and of every snapshot, in order of the budget."""
@@ -288,62 +289,9 @@ class Worker:
             if self.folder.record_path.exists():
                 return self.folder.read_record()
             error = ErrorEntry(type="NoRecord", message=reason, tail=log_tail(self.folder))
-            record = self._record("failed", reason, error, [], [])
-            self._write(record)
+            record = self.recorder.make("failed", reason, error, [], [])
+            self.recorder.write(record)
             return record
-
-    def _record(
-        self, status: Status, reason: str, error: ErrorEntry | None, folders: list[tuple[str, ImageFolder]],
-        entries: list[MetricEntry],
-    ) -> Record:  # fmt: skip
-        s = self.suite.spec
-        limited = (
-            f"only the first {s.limit} prompts were used (--limit)" if s.limit else self._untrained(status, folders)
-        )
-        n_threads = self.request["n_threads"]
-        return Record(
-            run_id=self.spec.run_id, status=status, reason=reason, spec=plain(self.spec),
-            settings=dict(self.request["settings"]), suite={**plain(s), "id": s.id}, notes=list(self.suite.notes),
-            ranked=limited is None, unranked_reason=limited, ledger=self._ledger(),
-            provenance=provenance(
-                self.device, n_threads, self.request["command"], self.processes, self.micro_batch
-            ),
-            attempts=read_attempts(self.folder), snapshots=[self._snapshot(n, f) for n, f in folders], metrics=entries,
-            curve=read_curve(self.folder), artifacts=self._artifacts(folders), error=error,
-        )  # fmt: skip
-
-    def _untrained(self, status: Status, folders: list[tuple[str, ImageFolder]]) -> str | None:
-        """Why a run whose adapter was never trained is no result: its images are the base model's."""
-        facts = [atomic.read_json(self.folder.snapshots / name / "snapshot.json") for name, _ in folders[1:]]
-        if status != "done" or not any(f["adapter"] for f in facts) or self._ledger().spent["steps"]:
-            return None
-        return "no optimiser step was taken: the budget does not hold the first one"
-
-    def _ledger(self) -> LedgerEntry:
-        empty = Ledger(self.spec.budget).to_json()
-        data = atomic.read_json(self.folder.ledger_path) if self.folder.ledger_path.exists() else empty
-        path = self.folder.root / "evaluation.json"
-        return LedgerEntry(**data, evaluation_s=atomic.read_json(path) if path.exists() else {})
-
-    def _snapshot(self, name: str, images: ImageFolder) -> SnapshotEntry:
-        root = self.folder.snapshots / name
-        facts = atomic.read_json(root / "snapshot.json")
-        return SnapshotEntry(
-            name=name, fraction=facts["fraction"], spent=facts["spent"],
-            adapter=f"snapshots/{name}/adapter" if facts["adapter"] else None, images=f"snapshots/{name}/images",
-            n_images=len(images.refs), content_hash=images.content_hash, adapter_scale=facts["adapter_scale"],
-            u_per_image=imaging.u_per_image(root / "images"),
-        )  # fmt: skip
-
-    def _artifacts(self, folders: list[tuple[str, ImageFolder]]) -> list[Artifact]:
-        paths = [p for name, _ in folders for p in (
-            f"snapshots/{name}/images/index.jsonl", f"snapshots/{name}/adapter/pytorch_lora_weights.safetensors",
-        )]  # fmt: skip
-        root = self.folder.root
-        return [Artifact(path=p, sha256=file_sha256(root / p)) for p in paths if (root / p).exists()]
-
-    def _write(self, record: Record) -> None:
-        atomic.write_json(self.folder.record_path, record.model_dump(mode="json", by_alias=True))
 
     @contextmanager
     def _timed(self, attempt: Attempt, stage: str) -> Iterator[None]:
@@ -357,11 +305,6 @@ class Worker:
             path = self.folder.root / "evaluation.json"
             before = atomic.read_json(path) if path.exists() else {}
             atomic.write_json(path, {**before, stage: before.get(stage, 0.0) + seconds})
-
-
-def _error(err: BaseException) -> ErrorEntry:
-    tail = err.failure.tail if isinstance(err, ProcessFailed) else "".join(traceback.format_exception(err))[-4000:]
-    return ErrorEntry(type=type(err).__name__, message=str(err), tail=tail)
 
 
 def _device(name: str) -> str:

@@ -42,11 +42,11 @@ def test_the_older_copy_changes_nothing_and_the_run_equals_an_uninterrupted_one(
     wait_for((root / "attempts/002/events.jsonl").exists)
     # the newer copy in the middle of its work: the older one goes on tuning beside it
     os.kill(older.pid, signal.SIGCONT)
-    _, said = older.communicate(timeout=120)
+    _, said = older.communicate(timeout=400)
     assert older.returncode == exits.STALE, said
     assert f"run {root.name} was started anew by attempt 2 on" in said
     assert "job 7; this copy, attempt 1, stops" in said
-    _, errors = newer.communicate(timeout=120)
+    _, errors = newer.communicate(timeout=400)
     assert newer.returncode == exits.DONE, errors
     record = world.record()
     assert answers(record) == answers(finished[0].record())
@@ -68,11 +68,11 @@ def test_a_copy_that_comes_back_after_the_end_changes_no_byte(world: World) -> N
     os.kill(older.pid, signal.SIGSTOP)
     root = world.folder()
     done = subprocess.run([sys.executable, "-m", "bench.engine.worker", str(root)], capture_output=True, text=True,
-                          check=False, env=in_job, timeout=120)  # fmt: skip
+                          check=False, env=in_job, timeout=400)  # fmt: skip
     assert done.returncode == exits.DONE, done.stderr
     before = shared_files(root)
     os.kill(older.pid, signal.SIGCONT)
-    older.communicate(timeout=120)
+    older.communicate(timeout=400)
     assert older.returncode == exits.STALE
     assert shared_files(root) == before
 
@@ -82,7 +82,7 @@ def test_stages_are_separate_and_evaluation_waits_for_tuning(world: World, finis
 
     def stage(name: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "bench.engine.worker", str(world.folder()), "--stage", name],
-                              capture_output=True, text=True, check=False, env=world.env, timeout=120)  # fmt: skip
+                              capture_output=True, text=True, check=False, env=world.env, timeout=400)  # fmt: skip
 
     command = world.start("--launcher", "inline")
     wait_for(lambda: any(p.stat().st_size for p in world.runs.glob("*/*/*/attempts/001/events.jsonl")))
