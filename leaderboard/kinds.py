@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from leaderboard import board_page, compare_page, exports, index_page, method_page, prompt_page, run_page
+from leaderboard import board_page, compare_page, exports, index_page, method_page, prompt_page, run_page, study_page
 from leaderboard.page import Page, Site
 
 
@@ -15,4 +15,4 @@ class Kind(Protocol):
     def pages(self, site: Site) -> Iterator[Page]: ...
 
 
-KINDS: tuple[Kind, ...] = (index_page, board_page, exports, run_page, compare_page, prompt_page, method_page)
+KINDS: tuple[Kind, ...] = (index_page, board_page, exports, run_page, compare_page, prompt_page, method_page, study_page)

@@ -2,6 +2,7 @@
 
 DIR/votes/<rater>.json                     every ballot that was ever imported: the union is what counts
 <run>/studies/<study>/votes.jsonl          who said what of whom, un-blinded; excluded raters too
+<run>/studies/<study>/raters.json          each rater's votes and attention checks
 <run>/studies/<study>/{study,key}.json     what the votes mean, so that the run folder explains itself
 <run>/record.json                          metrics ``human…``, and the study among ``studies``
 """
@@ -155,6 +156,8 @@ def _write(
             ("key", {k: v for k, v in key.items() if k not in ("runs", "secret")}),
         ):
             _keep(at / f"{part}.json", [json.dumps(value, sort_keys=True)])
+        raters = [{**dataclasses.asdict(a), "counts": a.counts} for a in found.attention]
+        _keep(at / "raters.json", [json.dumps(raters, sort_keys=True)])
         path = votes.relative_to(folder.root).as_posix()
         entry = StudyEntry(
             study=study["id"], kind=study["kind"], votes=path, sha256=file_sha256(votes),
