@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from leaderboard.charts import ROLE_COLOURS, Axis, Point
 
 WIDTH, HEIGHT = 320, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 8, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 8, 34
 _DASHES = ("", "6 3", "2 2", "8 3 2 3", "4 4", "1 3")
 _N_TICKS = 5
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

@@ -9,6 +9,7 @@ from typing import Any
 from bench.core.budget import KINDS
 from bench.core.record import Curve, MetricEntry
 from leaderboard import plot, wording
+from leaderboard.budget_curves import Hacking
 from leaderboard.charts import Axis, Point
 from leaderboard.run import Metric, Run
 
@@ -61,6 +62,29 @@ def limit_of(run: Run) -> float:
 def spent_axis(run: Run) -> Axis:
     primary = run.budget.primary
     return Axis(f"spent, {wording.unit_of(primary)} (limit {wording.amount(primary, limit_of(run))})", "~s")
+
+
+def gap(hacked: Hacking) -> list[dict[str, Any]]:
+    """Trained-on against held-out win rates along the budget, and what lies between them."""
+    points, between = [], []
+    for p in hacked.curve:
+        for role, span in (("trained-on", p.trained), ("held-out", p.held_out)):
+            if span is not None:
+                points.append(Point(p.fraction, span.value, span.low, span.high, "mean of judges", role))
+        if p.trained is not None and p.held_out is not None:
+            between.append(Point(p.fraction, p.trained.value - p.held_out.value, None, None, "gap", "trained-on"))
+    if len(between) < 2:
+        return []
+    x, last = Axis("share of the budget", ".0%"), between[-1].value
+    return [
+        {"title": "Trained-on and held-out", "role": "", "note": "win rate against the base, mean of judges",
+         "svg": plot.over_budget(points, x, Axis("win rate", ".0%"), limit=1.0, neutral=0.5),
+         "alt": "Win rates under trained-on and held-out judges along the budget; they end "
+                f"{100 * last:+.1f} points apart"},
+        {"title": "The gap", "role": "", "note": "trained-on minus held-out",
+         "svg": plot.over_budget(between, x, Axis("points", ".0%"), limit=1.0, neutral=0.0),
+         "alt": f"Trained-on minus held-out win rate along the budget, {100 * last:+.1f} points at the end"},
+    ]  # fmt: skip
 
 
 def scalars(run: Run, curve: Curve) -> list[dict[str, Any]]:

@@ -18,10 +18,13 @@ from leaderboard import (
     run_tables,
     wording,
 )
+from leaderboard.budget_curves import Hacking
 from leaderboard.evidence import Evidence, Side, differences, traces
 from leaderboard.page import Made, Page, Site, inputs_of, root_of, run_path
 from leaderboard.pages import render
 from leaderboard.run import Run
+from leaderboard.statistics import row_id
+from leaderboard.statistics_html import hacking_text
 
 Links = Sequence[tuple[str, str]]
 """Path in the site, and the words for it."""
@@ -32,11 +35,25 @@ def pages(site: Site) -> Iterator[Page]:
     listed = prompt_page.listed(site)
     known = {name: _settings_of(facts) for name, facts in site.methods.items()}
     digests = {name: digest(facts, 16) for name, facts in known.items()}
+    hackings = _hackings(site)
     for run in site.runs:
+        hacked = hackings.get(run.run_id)
         name = str(run.spec["tuner"]) if method_page.method_of(site, run) is not None else ""
         links = _links(site, run, listed, compared.get(run.run_id, []))
-        inputs = inputs_of(run.place, run.digest, traces(run), digests.get(name), links)
-        yield Page(run_path(run.run_id), inputs, partial(run_page, run, known.get(name), links))
+        inputs = inputs_of(run.place, run.digest, traces(run), digests.get(name), links,
+                           None if hacked is None else hacked.model_dump())  # fmt: skip
+        yield Page(run_path(run.run_id), inputs, partial(run_page, run, known.get(name), links, hacked))
+
+
+def _hackings(site: Site) -> dict[str, Hacking]:
+    """What a board says of the gap between trained-on and held-out, for every run of a row."""
+    return {
+        run.run_id: found
+        for board in site.boards
+        for row in board.rows
+        if (found := site.facts[board.key].hacking.get(row_id(row))) is not None
+        for run in row.runs
+    }
 
 
 def _settings_of(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,11 +71,12 @@ def _links(site: Site, run: Run, listed: Mapping[str, str], compared: Links) -> 
     return [*links, *compared]
 
 
-def run_page(run: Run, method: Mapping[str, Any] | None, links: Links) -> Made:
+def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: Hacking | None) -> Made:
     """One run's page, and the pictures it shows by file name.
 
     Args:
         method: version and settings as the tuner declares them; None where nobody knows.
+        hacked: the board's reading of the row that the run belongs to; None where it is on none.
     """
     record = run.record
     evidence = Evidence(run)
@@ -70,7 +88,7 @@ def run_page(run: Run, method: Mapping[str, Any] | None, links: Links) -> Made:
         "run.jinja", styles=("gallery.css", "plot.css"), scripts=("gallery.js",), root=root_of(run_path(run.run_id)),
         run=run, record=record, sample=run.edition == "sample", status_help=wording.STATUS_HELP,
         budget=wording.budget_text(run.budget), metrics=run_tables.results(run, record),
-        budget_charts=run_charts.over_budget(run), scales=run_charts.over_scales(run),
+        gap=_gap_view(run, hacked), budget_charts=run_charts.over_budget(run), scales=run_charts.over_scales(run),
         curves=run_charts.scalars(run, record.curve), ledger=run_tables.ledger(run, record),
         sampling_cost=run_tables.sampling_cost(run), settings=run_tables.settings(run, record, method),
         command=rerun.command(run.spec), gallery=shown, pictures=list(pictures.values()),
@@ -79,3 +97,19 @@ def run_page(run: Run, method: Mapping[str, Any] | None, links: Links) -> Made:
         links=links, facts=run_tables.provenance(run, record), problems=evidence.problems,
     )  # fmt: skip
     return page, pictures
+
+
+def _gap_view(run: Run, hacked: Hacking | None) -> dict[str, Any] | None:
+    """The gap between trained-on and held-out judges along the budget, and whether the board flags it."""
+    if hacked is None:
+        return None
+    flag, why = hacking_text(hacked)
+    gap = hacked.gap
+    text = ""
+    if gap is not None:
+        decimals = wording.places("winrate", [gap.value], [(gap.high - gap.low) / 2]
+                                  if gap.low is not None and gap.high is not None else [])  # fmt: skip
+        text = wording.figure("winrate", gap.value, decimals, signed=True) + " points"
+        ends = wording.span("winrate", gap.low, gap.high, decimals, signed=True)
+        text += f" ({ends}; {'paired by image' if hacked.paired else 'from two intervals'})" if ends else ""
+    return {"flag": flag, "why": why, "text": text, "charts": run_charts.gap(hacked)}
