@@ -10,6 +10,7 @@ from leaderboard.board_view import board_view
 from leaderboard.page import Made, Page, Site, board_path, inputs_of, root_of
 from leaderboard.pages import render
 from leaderboard.statistics import BoardFacts
+from leaderboard.statistics_html import board_statistics_html
 from leaderboard.table import Board
 
 
@@ -24,5 +25,6 @@ def board_page(board: Board, facts: BoardFacts) -> Made:
     root = root_of(board_path(board))
     return render(
         "board.jinja", root=root, b=board_view(board, facts, root), sample=board.edition == "sample",
-        metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP,
+        metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP, styles=("statistics.css",),
+        statistics=board_statistics_html(board, facts, root),
     ), {}  # fmt: skip

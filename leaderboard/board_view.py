@@ -15,6 +15,7 @@ from leaderboard.page import board_name, board_path
 from leaderboard.pages import Figure, board_text
 from leaderboard.run import Run
 from leaderboard.statistics import BoardFacts, row_id
+from leaderboard.statistics_html import places_text
 from leaderboard.table import Board, Cell, Row
 
 _MOST_DRAWN = 24
@@ -34,11 +35,10 @@ def board_view(board: Board, facts: BoardFacts, root: str) -> dict[str, Any]:
 
     def row_view(row: Row) -> dict[str, Any]:
         head = row.runs[0]
-        first, last = facts.places.get(row_id(row), (row.place, row.place))
         hacking = facts.hacking.get(row_id(row))
         return {
             "row": row, "head": head, "seeds": row.runs, "spent": spent_over(row.runs),
-            "place": f"{first}–{last}" if first != last else f"{first}", "ties": _ties_with_the_first(row, facts),
+            "place": places_text(facts.places.get(row_id(row))), "ties": _ties_with_the_first(row, facts),
             "hacking": hacking.flag if hacking is not None else "",
             "changed": ", ".join(f"{k} = {wording.plain_value(v)}" for k, v in sorted(head.changed.items())),
             "rank": _cell_figure("winrate", row.rank, rank_places, None) if row.rank else Figure("–"),

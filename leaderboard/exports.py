@@ -127,7 +127,7 @@ def _csv(board: Board, facts: BoardFacts) -> Made:
     rows = []
     for kind, row in _rows(board):
         first = row.runs[0]
-        place = facts.places.get(row_id(row), (row.place, row.place)) if row.place else (None, None)
+        place = facts.places.get(row_id(row), (None, None))
         primary, away = first.budget.primary, kind == "external"
         spent = [run.spent.get(primary, 0.0) for run in row.runs]
         cells = [v for c in board.columns for v in _ends(row.cells.get(c.key))]

@@ -12,6 +12,8 @@ from leaderboard.board_view import board_view
 from leaderboard.overview import MOST_ROWS, Line, Overview, overview
 from leaderboard.page import Made, Page, Site, board_path, inputs_of
 from leaderboard.pages import Figure, board_text, render
+from leaderboard.statistics import row_id
+from leaderboard.statistics_html import places_text, profiles_html
 from leaderboard.table import Board, unranked
 
 MOST_ROWS_INLINE = 60
@@ -35,7 +37,8 @@ def index_page(site: Site) -> Made:
     return render(
         "index.jinja", root="", inline=inline, n_runs=len(site.runs), n_apart=apart,
         boards=[board_view(b, site.facts[b.key], "") if inline else _summary(site, b) for b in site.boards],
-        overview=_overview_view(seen) if len(seen.suites) > 1 else None,
+        overview=_overview_view(site, seen) if len(seen.suites) > 1 else None,
+        profiles=profiles_html(site.boards, site.facts) if len(seen.suites) > 1 else None,
         unranked=[] if apart else unranked(site.runs), unreadable=() if apart else site.unreadable,
         sample="sample" in {*(b.edition for b in site.boards), *(r.edition for r in unranked(site.runs))},
         metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP,
@@ -65,14 +68,15 @@ def _summary(site: Site, board: Board) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _overview_view(seen: Overview) -> dict[str, Any]:
+def _overview_view(site: Site, seen: Overview) -> dict[str, Any]:
     def line_view(line: Line) -> dict[str, Any]:
         cells = []
         for suite in seen.suites:
             best = line.by_suite.get(suite)
             cells.append(None if best is None else {
                 "figure": _share(best.cell.value, best.cell.low, best.cell.high), "path": board_path(best.board),
-                "place": best.place, "n": len(best.board.rows),
+                "place": places_text(site.facts[best.board.key].places.get(row_id(best.row))),
+                "n": len(best.board.rows),
             })  # fmt: skip
         return {"line": line, "cells": cells, "mean": _share(line.mean, None, None)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leaderboard.table import Board, Cell
+from leaderboard.table import Board, Cell, Row
 
 MOST_ROWS = 200
 """Rows on the front page; all of them are in ``data/overview.csv``."""
@@ -17,7 +17,7 @@ class Best:
 
     cell: Cell
     board: Board
-    place: int
+    row: Row
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def overview(boards: Sequence[Board]) -> Overview:
             mine = found.setdefault((row.runs[0].tuner, board.model), {})
             known = mine.get(board.suite)
             if known is None or row.rank.value > known.cell.value:
-                mine[board.suite] = Best(row.rank, board, row.place)
+                mine[board.suite] = Best(row.rank, board, row)
     lines = [
         Line(tuner, model, by_suite, sum(best.cell.value for _, best in sorted(by_suite.items())) / len(by_suite))
         for (tuner, model), by_suite in found.items()

@@ -15,6 +15,8 @@ from leaderboard.pages import Figure, render
 from leaderboard.statistics import ALPHA, BASE, POWER, BoardFacts, Need, PairFact
 from leaderboard.table import Board
 
+N_PROFILES = 15
+"""Tuners that a table of profiles shows."""
 N_CURVES = 6
 """Rows that the chart along the budget shows: more lines cannot be told apart."""
 _ROLE_OF_LINES = "held-out"
@@ -31,7 +33,8 @@ def board_statistics_html(board: Board, facts: BoardFacts, root: str = "") -> Ma
         "statistics.jinja", key=board.key, text=f"{board.suite} · {board.model} · {board.budget}", root=root,
         notes=facts.notes, target=_percent(TARGET), standings=_standings(board, facts), groups=_groups(facts),
         matrix=_matrix(facts), names=names, judges=" and ".join(facts.judges), legend=_legend(facts),
-        floors=_floors(facts), needs=_needs(facts), n_pairs=len(facts.pairs), power=_percent(POWER), charts=_charts(board, facts),
+        floors=_floors(facts), needs=_needs(facts), n_pairs=len(facts.pairs), power=_percent(POWER),
+        charts=_charts(board, facts),
     ))  # fmt: skip
 
 
@@ -51,8 +54,9 @@ def profiles_html(boards: Sequence[Board], facts: Mapping[str, BoardFacts]) -> M
                     "times": [{"text": _time(t) if had else "no run", "sort": math.inf if t is None else t}
                               for t, had in zip(r.times, r.runs, strict=True)],
                 }
-                for r in p.rows
+                for r in p.rows[:N_PROFILES]
             ],
+            "n_rows": len(p.rows),
         }
         for p in profiles(boards, {key: found.anytime for key, found in facts.items()})
     ]  # fmt: skip

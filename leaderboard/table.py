@@ -15,8 +15,8 @@ import pandas as pd
 from bench.core.identity import canonical_json, digest
 from leaderboard.columns import Column, Figures, differing
 from leaderboard.run import Metric, Run, Scaled
-from leaderboard.stats import apart
-from leaderboard.wording import budget_text, kind_of
+from leaderboard.stats import apart, over_seeds
+from leaderboard.wording import budget_text, is_share, kind_of
 
 LONG_COLUMNS = (
     "suite", "edition", "budget", "model", "tuner", "reward", "settings", "seed", "run_id", "status", "ranked",
@@ -53,7 +53,7 @@ def long_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of a board: the mean over seeds; the interval is the hull of the seeds' intervals."""
+    """One figure of a board: the mean over tuning seeds, with its interval over seeds and prompts (``over_seeds``)."""
 
     value: float
     low: float | None
@@ -203,12 +203,10 @@ def _row(runs: tuple[Run, ...], figures: Figures) -> Row:
 
 
 def _cell(same: Sequence[Metric]) -> Cell:
-    lows, highs = [m.ci_low for m in same if m.ci_low is not None], [m.ci_high for m in same if m.ci_high is not None]
-    spans = len(lows) == len(highs) == len(same)
-    return Cell(
-        value=math.fsum(m.value or 0.0 for m in same) / len(same), low=min(lows) if spans else None,
-        high=max(highs) if spans else None, n=min(m.n for m in same), role=same[0].role,
-    )  # fmt: skip
+    value, low, high = over_seeds([m.value or 0.0 for m in same], [m.ci_low for m in same], [m.ci_high for m in same])
+    if is_share(same[0].name) and low is not None and high is not None:
+        low, high = max(0.0, low), min(1.0, high)
+    return Cell(value=value, low=low, high=high, n=min(m.n for m in same), role=same[0].role)
 
 
 def _scaled(entry: Scaled, figures: Figures) -> tuple[float, float | None, dict[str, Cell]]:
