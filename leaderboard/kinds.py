@@ -15,4 +15,6 @@ class Kind(Protocol):
     def pages(self, site: Site) -> Iterator[Page]: ...
 
 
-KINDS: tuple[Kind, ...] = (index_page, board_page, exports, run_page, compare_page, prompt_page, method_page, study_page)
+KINDS: tuple[Kind, ...] = (
+    index_page, board_page, exports, run_page, compare_page, prompt_page, method_page, study_page,
+)  # fmt: skip
