@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from leaderboard import wording
-from leaderboard.board_view import board_view
+from leaderboard.board_view import board_chart, board_view
 from leaderboard.page import Made, Page, Site, board_path, inputs_of, root_of
 from leaderboard.pages import render
 from leaderboard.statistics import BoardFacts
@@ -24,7 +24,8 @@ def pages(site: Site) -> Iterator[Page]:
 def board_page(board: Board, facts: BoardFacts) -> Made:
     root = root_of(board_path(board))
     return render(
-        "board.jinja", root=root, b=board_view(board, facts, root), sample=board.edition == "sample",
+        "board.jinja", root=root, b=board_view(board, facts, root), chart=board_chart(board),
+        sample=board.edition == "sample",
         metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP, styles=("statistics.css",),
         statistics=board_statistics_html(board, facts, root),
     ), {}  # fmt: skip

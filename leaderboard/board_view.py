@@ -60,7 +60,7 @@ def board_view(board: Board, facts: BoardFacts, root: str) -> dict[str, Any]:
         "external": [row_view(r) for r in board.external],
         "base": [_base_figure(c, board, decimals[c.key]) for c in board.columns],
         "judges": [wording.subject_of(by_key[key].metric) for key in board.rank_columns],
-        "mean_rank": len(board.rank_columns) != 1 and bool(board.rows), "chart": _board_chart(board),
+        "mean_rank": len(board.rank_columns) != 1 and bool(board.rows),
         "notes": _board_notes(board), "reward": rewards.pop() if len(rewards) == 1 else None,
         "seeded": any(len(r.runs) > 1 for r in board.rows),
         "costs": any(r.u_per_image is not None for r in shown),
@@ -161,7 +161,8 @@ def _board_notes(board: Board) -> list[str]:
     return notes
 
 
-def _board_chart(board: Board) -> Markup | None:
+def board_chart(board: Board) -> Markup | None:
+    """Win rates of the first rows with their intervals; None where there is nothing to compare."""
     columns = [c for c in board.columns if wording.kind_of(c.metric) == "winrate"]
     rows = board.rows[:_MOST_DRAWN]
     points = [

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from leaderboard import wording
-from leaderboard.board_view import board_view
+from leaderboard.board_view import board_chart, board_view
 from leaderboard.overview import MOST_ROWS, Line, Overview, overview
 from leaderboard.page import Made, Page, Site, board_path, inputs_of
 from leaderboard.pages import Figure, board_text, render
@@ -36,7 +36,8 @@ def index_page(site: Site) -> Made:
     apart = _n_apart(site) if _n_apart(site) > MOST_APART else 0
     return render(
         "index.jinja", root="", inline=inline, n_runs=len(site.runs), n_apart=apart,
-        boards=[board_view(b, site.facts[b.key], "") if inline else _summary(site, b) for b in site.boards],
+        boards=[{**board_view(b, site.facts[b.key], ""), "chart": board_chart(b)} if inline else _summary(site, b)
+                for b in site.boards],
         overview=_overview_view(site, seen) if len(seen.suites) > 1 else None,
         profiles=profiles_html(site.boards, site.facts) if len(seen.suites) > 1 else None,
         unranked=[] if apart else unranked(site.runs), unreadable=() if apart else site.unreadable,

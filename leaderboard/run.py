@@ -7,6 +7,7 @@ needs it.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -144,10 +145,15 @@ class Run:
         Raises:
             UserError: it leads out of the runs folder, which no honest record does.
         """
-        path = self.folder.joinpath(*parts).resolve()
-        if not path.is_relative_to(self.root.resolve()):
+        path = os.path.realpath(os.path.join(self.folder, *parts))
+        if not path.startswith(f"{_real(self.root)}{os.sep}"):
             raise UserError(f"{'/'.join(parts)!r} leads out of the runs folder")
-        return path
+        return Path(path)
+
+
+@lru_cache(maxsize=8)
+def _real(root: Path) -> str:
+    return os.path.realpath(root)
 
 
 @lru_cache(maxsize=4)
