@@ -24,6 +24,9 @@ FORMS = {
     "scale": "−5 to 5 on six dimensions (the form of TreeReward's study)",
 }
 
+MAX_SERIES = 4
+"""Contestants that a row of a chart can hold and still be read."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -41,6 +44,8 @@ class Study:
 class Line:
     """One figure, said of one run."""
 
+    kind: str
+    question: str
     run_id: str
     who: str
     against: str
@@ -53,13 +58,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Group:
-    """One question under one kind of figure."""
+    """One kind of figure under all questions."""
 
     title: str
-    help: str
     lines: tuple[Line, ...]
     chart: Markup | None
-    agreement: str
 
 
 def pages(site: Site) -> Iterator[Page]:
@@ -98,18 +101,21 @@ def _index_page(rows: Sequence[Mapping[str, Any]], sample: bool) -> Made:
 
 def study_page(study: Study) -> Made:
     """The page of one study, from the records and the study's files in the first run's folder."""
-    first = study.runs[0]
+    order = study.entry.contestants
+    runs = sorted((r for r in study.runs if r.run_id in order), key=lambda r: order.index(r.run_id))
     at = f"studies/{study.entry.study}"
     problems: list[str] = []
-    facts = {name: _file(first, f"{at}/{name}.json", problems) for name in ("study", "key", "raters")}
+    facts = {name: _file(runs[0], f"{at}/{name}.json", problems) for name in ("study", "key", "raters")}
     labels = {c["name"]: c["label"] for c in (facts["key"] or {}).get("contestants", [])}
-    lines = [line for run in study.runs for line in _lines(study, run, labels)]
+    questions = {q["id"]: q for q in (facts["study"] or {}).get("questions", [])}
+    lines = [line for run in runs for line in _lines(study, run, labels)]
     page = render(
-        "study.jinja", root=root_of(study.path), study=study.entry, form=FORMS[study.entry.kind], suite=first.suite,
-        sample=first.edition == "sample", groups=_groups(lines, facts["study"]), raters=facts["raters"] or [],
-        contestants=[_contestant(name, study.runs, labels) for name in study.entry.contestants],
-        rules=facts["study"], passport=lines[0].metric.passport if lines else {}, problems=problems,
-        votes=f"{first.place}/{study.entry.votes}",
+        "study.jinja", root=root_of(study.path), study=study.entry, form=FORMS[study.entry.kind],
+        suite=runs[0].suite, sample=runs[0].edition == "sample", groups=_groups(lines, questions),
+        questions=_questions(lines, questions), raters=facts["raters"] or [],
+        contestants=[_contestant(name, runs, labels) for name in order], rules=facts["study"],
+        passport=lines[0].metric.passport if lines else {}, problems=problems,
+        votes=f"{runs[0].place}/{study.entry.votes}",
     )  # fmt: skip
     return page, {}
 
@@ -136,55 +142,66 @@ def _lines(study: Study, run: Run, labels: Mapping[str, str]) -> Iterator[Line]:
         mirrored = against in order and against != "base" and order.index(against) < order.index(run.run_id)
         if mirrored and any(r.run_id == against for r in study.runs):
             continue  # the opponent's line says it already
-        kind, width = wording.kind_of(metric.name), [(metric.ci_high or 0) - (metric.ci_low or 0)]
-        digits = wording.places(metric.name, [metric.value], [w / 2 for w in width])
+        kind = wording.kind_of(metric.name)
+        half = ((metric.ci_high or 0) - (metric.ci_low or 0)) / 2
+        digits = wording.places(metric.name, [metric.value], [half])
         d = metric.detail
         counts = f"{d['wins']} / {d['ties']} / {d['losses']}" if "wins" in d else ""
         yield Line(
-            run.run_id, labels.get(run.run_id, run.tuner), labels.get(against, against) if kind != "human-rank" else "",
-            metric, wording.figure(metric.name, metric.value, digits),
+            kind, metric.name.split("/")[1], run.run_id, labels.get(run.run_id, run.tuner),
+            labels.get(against, against), metric, wording.figure(metric.name, metric.value, digits),
             wording.span(metric.name, metric.ci_low, metric.ci_high, digits), counts,
         )  # fmt: skip
 
 
-def _groups(lines: Sequence[Line], study: Mapping[str, Any] | None) -> list[Group]:
-    """Win rates, ranks and scores, each by question, in the order of the form."""
-    asked = [q["id"] for q in (study or {}).get("questions", [])]
-    texts = {q["id"]: q for q in (study or {}).get("questions", [])}
+_KINDS = ("human-rank", "human-scale", "human")
 
-    def question(line: Line) -> str:
-        return line.metric.name.split("/")[1]
 
-    keys = dict.fromkeys((wording.kind_of(line.metric.name), question(line)) for line in lines)
-    kinds = ("human-rank", "human-scale", "human")
-    known = [*asked, *sorted({q for _, q in keys} - set(asked))]
-    ordered = sorted(keys, key=lambda k: (kinds.index(k[0]), known.index(k[1])))
+def _groups(lines: Sequence[Line], questions: Mapping[str, Any]) -> list[Group]:
+    """Ranks, scores and win rates, each in the order of the form's questions."""
+    known = list(questions)
     made = []
-    for kind, name in ordered:
-        mine = tuple(x for x in lines if (wording.kind_of(x.metric.name), question(x)) == (kind, name))
-        text = texts.get(name, {"label": name, "text": ""})
-        what = wording.METRIC_KINDS[kind][0]
-        made.append(Group(
-            f"{what}: {text['label']}", text["text"], mine, _chart(kind, mine), _agreement(mine[0].metric.passport),
-        ))  # fmt: skip
+    for kind in _KINDS:
+        mine = [x for x in lines if x.kind == kind]
+        mine.sort(key=lambda x: known.index(x.question) if x.question in known else len(known))
+        if mine:
+            made.append(Group(wording.METRIC_KINDS[kind][0], tuple(mine), _chart(kind, mine, questions)))
     return made
 
 
-def _agreement(passport: Mapping[str, Any]) -> str:
+def _questions(lines: Sequence[Line], questions: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Label, wording and agreement of each question."""
+    passports = {x.question: x.metric.passport for x in lines}
+    return [{"label": q["label"], "text": q["text"], "alpha": _alpha(passports.get(name, {}))}
+            for name, q in questions.items()]  # fmt: skip
+
+
+def _alpha(passport: Mapping[str, Any]) -> str:
     alpha, low, high = (passport.get(k) for k in ("krippendorff_alpha", "alpha_low", "alpha_high"))
     if alpha is None:
         return "not defined: no two raters met on a prompt, or all said the same"
     return f"{alpha:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
 
 
-def _chart(kind: str, lines: Sequence[Line]) -> Markup | None:
+def _chart(kind: str, lines: Sequence[Line], questions: Mapping[str, Any]) -> Markup | None:
+    """A row for each question with the contestants in it, or a row for each line where there are many or one."""
     if len(lines) < 2:
         return None
-    points = [charts.Point(i, x.metric.value or 0.0, x.metric.ci_low, x.metric.ci_high, "people", "held-out")
-              for i, x in enumerate(lines)]  # fmt: skip
-    names = [f"{x.who} against {x.against}" if x.against else x.who for x in lines]
+    names = [f"{x.who} – {x.against.removeprefix('base model ')}" if x.against else x.who for x in lines]
+    asked = list(dict.fromkeys(x.question for x in lines))
+    by_question = len(asked) > 1 and len(set(names)) <= MAX_SERIES
+    labels = {q: questions.get(q, {"label": q})["label"] for q in asked}
+    rows = list(labels.values()) if by_question else names
+    if len(asked) > 1 and not by_question:
+        rows = [f"{labels[x.question]}: {name}" for x, name in zip(lines, names, strict=True)]
+    points = [
+        charts.Point(asked.index(x.question) if by_question else i, x.metric.value or 0.0, x.metric.ci_low,
+                     x.metric.ci_high, names[i] if by_question else "people", "held-out")
+        for i, x in enumerate(lines)
+    ]  # fmt: skip
+    middle = (1 + len(lines[0].metric.passport.get("contestants", []))) / 2
     axis, neutral = {
         "human": (charts.Axis("win rate", ".0%"), 0.5), "human-scale": (charts.Axis("mean score"), 0.0),
-        "human-rank": (charts.Axis("mean rank, 1 is best"), (1 + len(lines)) / 2),
+        "human-rank": (charts.Axis("mean rank, 1 is best"), middle),
     }[kind]  # fmt: skip
-    return Markup(charts.forest(points, names, axis, neutral=neutral))
+    return Markup(charts.forest(points, rows, axis, neutral=neutral))
