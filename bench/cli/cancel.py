@@ -54,6 +54,7 @@ def cancel(names: Sequence[str], everything: bool, runs: Path, json: bool) -> in
 def _cancel_jobs(rows: Sequence[Row]) -> Mapping[str, str]:
     """One scancel for all. Raises UserError when the cluster refuses."""
     from bench.core.errors import UserError
+    from bench.store.jobs import note_cancelled
 
     ids = {row.name: row.state.job_id for row in rows if row.state.job_id}
     if not ids:
@@ -62,6 +63,9 @@ def _cancel_jobs(rows: Sequence[Row]) -> Mapping[str, str]:
     if done.returncode:
         raise UserError(f"scancel failed: {done.stderr.strip()}", valid="nothing may have been cancelled",
                         hint="bench status; the same command again")  # fmt: skip
+    for row in rows:
+        if row.name in ids:
+            note_cancelled(row.facts.folder, ids[row.name])
     return {name: f"job {job_id} is cancelled; the same bench run command continues the run"
             for name, job_id in ids.items()}  # fmt: skip
 

@@ -31,6 +31,7 @@ from bench.diffusion.models import BaseModel, load_model
 from bench.diffusion.processes import Processes, ProcessLost
 from bench.engine import imaging, ranks, scoring, tuning
 from bench.engine.attempt import Attempt, read_attempts
+from bench.engine.kept import own_rewards
 from bench.engine.log import log_tail, logged
 from bench.engine.prepare import read_suite
 from bench.engine.progress import Progress
@@ -105,6 +106,9 @@ class Worker:
                     return self._attempt(attempt, stage)
                 except UserError as err:
                     self.progress.note(f"error: {err}")
+                    raise
+                except Stopped:
+                    self.progress.say("asked to leave: a checkpoint is kept; the same command continues")
                     raise
                 except Exception:
                     self.progress.note(traceback.format_exc())
@@ -266,7 +270,8 @@ class Worker:
         config = make_config(cls, self.spec.settings)
         return scoring.Scorer(
             self.folder, self.spec, self.suite, self.cache, self.device, self.progress,
-            cls.own_reward_family(config, self.spec.model), cls.related_families(config), fresh=fresh,
+            cls.own_reward_family(config, self.spec.model), cls.related_families(config),
+            own_rewards(self.folder, self.spec, self.request["tuner"], self.device), fresh=fresh,
         )  # fmt: skip
 
     def _load_model(self) -> BaseModel:

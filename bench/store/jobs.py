@@ -34,6 +34,16 @@ def note_job(run: Path, job: SubmittedJob) -> None:
     atomic.write_json(run / "jobs" / f"{job.job_id}.json", asdict(job))
 
 
+def note_cancelled(run: Path, job_id: str) -> None:
+    """Keeps that a user took the job back: of a task that never began, Slurm itself keeps nothing."""
+    atomic.write_json(run / "jobs" / f"{job_id}.cancelled", {"cancelled": now()})
+
+
+def was_cancelled(run: Path, job_id: str) -> bool:
+    """Whether ``note_cancelled`` was told so."""
+    return (run / "jobs" / f"{job_id}.cancelled").exists()
+
+
 def read_jobs(run: Path) -> list[SubmittedJob]:
     """Every job that was submitted for the run, oldest first."""
     known = {f.name for f in fields(SubmittedJob)}

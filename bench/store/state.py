@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.store import atomic
 from bench.store.fence import attempt_root, read_fence
-from bench.store.jobs import SubmittedJob, read_jobs
+from bench.store.jobs import SubmittedJob, read_jobs, was_cancelled
 from bench.store.liveness import SILENT_S, has_ended, process_is_gone, read_pulse, silent_s
 from bench.store.runs import RunFolder
 
@@ -160,6 +160,8 @@ def _never_started(facts: Facts, known: list[ClusterJob], *, asked: bool) -> Sta
     job = facts.jobs[-1]
     if not asked:
         return State("queued", f"job {job.job_id}, as submitted at {job.submitted}")
+    if was_cancelled(facts.folder, job.job_id):
+        return State("cancelled", f"job {job.job_id}", CONTINUE)
     return State("lost", f"the cluster no longer knows its job {job.job_id}, which never began",
                  "the same bench run command submits it again")  # fmt: skip
 
