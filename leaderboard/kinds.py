@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from leaderboard import board_page, compare_page, exports, index_page, method_page, prompt_page, run_page, study_page
+from leaderboard import (
+    board_page,
+    compare_page,
+    exports,
+    index_page,
+    method_page,
+    paper_tables,
+    prompt_page,
+    run_page,
+    study_page,
+)
 from leaderboard.page import Page, Site
 
 
@@ -16,5 +26,5 @@ class Kind(Protocol):
 
 
 KINDS: tuple[Kind, ...] = (
-    index_page, board_page, exports, run_page, compare_page, prompt_page, method_page, study_page,
+    index_page, board_page, paper_tables, exports, run_page, compare_page, prompt_page, method_page, study_page,
 )  # fmt: skip
