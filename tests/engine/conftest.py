@@ -37,7 +37,7 @@ class World:
 
     def bench(self, *args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "bench", *args], capture_output=True, text=True, check=False,
-                              env=self.env, timeout=300)  # fmt: skip
+                              env=self.env, timeout=580)  # fmt: skip
 
     def start(self, *args: str, tuner: str = "drtune") -> subprocess.Popen[str]:
         return subprocess.Popen(self.command(*args, tuner=tuner), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,

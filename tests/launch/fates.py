@@ -82,10 +82,10 @@ def record(folder: Path) -> dict[str, Any]:
     return data
 
 
-def check_accounts(found: dict[str, Any]) -> None:
+def check_accounts(found: dict[str, Any], limit_u: float = 600) -> None:
     """Budget exact: within the limit, and all that was lost is what attempts say they did again."""
     ledger = found["ledger"]
-    assert 0 < ledger["spent"]["denoiser_u"] <= 600
+    assert 0 < ledger["spent"]["denoiser_u"] <= limit_u
     redone = sum(attempt["lost"].get("denoiser_u", 0.0) for attempt in found["attempts"])
     assert ledger["lost"]["denoiser_u"] == redone
     units = [row[0] for row in found["curve"]["rows"]]
