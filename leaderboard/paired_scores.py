@@ -38,7 +38,7 @@ class Layout:
 
     keys: tuple[Key, ...]
     tie_eps: Mapping[str, float]
-    """By judge: scores that differ by at most this are a tie."""
+    """By judge: scores that differ by at most this are a tie; what the judge's identity declares, else nothing."""
 
     @property
     def n_noise(self) -> float:
@@ -127,9 +127,9 @@ def load(rows: Sequence[Row], judges: Sequence[str]) -> tuple[list[RowScores | N
 def _both(run: Run, judge: str, tie_eps: dict[str, float]) -> tuple[dict[Key, float], dict[Key, float]]:
     """A judge's scores of the base's and the tuned images, turned so that higher is better."""
     entries = [run.entries(snapshot).get(f"reward/{judge}") for snapshot in (run.base, run.final)]
-    rate = run.entries(run.final).get(f"winrate/{judge}")
-    if rate is not None:
-        tie_eps[judge] = max(tie_eps[judge], float(rate.passport.get("tie_eps", 0.0)))
+    for entry in entries:
+        declared = entry.passport.get("reward", {}).get("tie_eps", 0.0) if entry is not None else 0.0
+        tie_eps[judge] = max(tie_eps[judge], float(declared))
     base, tuned = (read_scores(run, entry, f"reward/{judge}") for entry in entries)
     return base, tuned
 

@@ -91,6 +91,17 @@ def test_tuning_seeds_widen_what_is_said_and_give_a_floor(tmp_path: Path) -> Non
     assert not facts.notes
 
 
+def test_a_judge_that_declares_a_tolerance_has_ties(tmp_path: Path) -> None:
+    for name in ("drtune", "refl"):
+        path = Fake(tuner=name).write(tmp_path) / "record.json"
+        record = json.loads(path.read_text())
+        for metric in record["metrics"]:
+            if metric["name"] == "reward/tiny-judge":
+                metric["passport"] = {"reward": {"tie_eps": 100.0}}
+        path.write_text(json.dumps(record))
+    assert {p.rate.value for p in facts_of(tmp_path).pairs} == {0.5}
+
+
 def test_no_order_of_runs_changes_a_digit(tmp_path: Path) -> None:
     for seed in range(2):
         for name in ("drtune", "refl", "draft"):
