@@ -14,6 +14,8 @@ from tests.leaderboard.factories import Fake
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+PATIENCE_MS = 120_000
+"""Of a machine that tests much else at the same time."""
 
 pytestmark = [
     pytest.mark.browser,
@@ -37,6 +39,7 @@ def opened(browser: Any) -> Iterator[Any]:
 
     def visit(path: Path, width: int = 1280, scheme: str = "light") -> Any:
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: fetched.append(request.url))
@@ -93,23 +96,184 @@ def test_the_gallery_flips_by_keyboard_and_by_click(site: Path, opened: Any) -> 
     assert page.locator(".shot.left img").first.evaluate("i => i.complete && i.naturalWidth") == 64
 
 
+def test_the_space_bar_flips_a_gallery_and_scrolls_elsewhere(site: Path, opened: Any) -> None:
+    page = opened(site / "runs" / f"{Fake().run_id}.html")
+    page.keyboard.press("Space")  # the gallery is far below: the page scrolls as it always does
+    assert page.locator("#view-both").is_checked()
+    page.wait_for_function("window.scrollY > 100")
+    page.locator(".gallery").scroll_into_view_if_needed()
+    for shown in ("right", "left", "right"):
+        page.keyboard.press("Space")
+        assert page.locator(f"#view-{shown}").is_checked()
+        assert page.locator(f".shot.{shown}").first.is_visible()
+    summary = page.locator(".gallery details.deltas summary").first
+    summary.focus()
+    page.keyboard.press("Space")  # a control keeps its own space bar
+    assert page.locator("#view-right").is_checked()
+    assert page.locator(".gallery details.deltas").first.get_attribute("open") is not None
+
+
+def test_two_runs_are_compared_by_keyboard_alone(site: Path, opened: Any) -> None:
+    page = opened(site / "index.html")
+    _tab_to(page, "Comparisons")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/compare/index.html")
+    _tab_to(page, "drtune against refl")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/compare/*--*.html")
+    assert page.locator("h1").inner_text() == "A drtune against B refl"
+    _tab_to(page, None, "view-both")
+    page.keyboard.press("ArrowRight")
+    first, second = page.locator(".shot.left").first, page.locator(".shot.right").first
+    assert first.is_visible()
+    assert not second.is_visible()
+    place = first.bounding_box()
+    page.keyboard.press("Space")
+    assert second.is_visible()
+    assert second.bounding_box() == place
+    assert second.locator("img").evaluate("i => i.complete && i.naturalWidth") == 64
+
+
+def _tab_to(page: Any, text: str | None, element_id: str = "") -> None:
+    """Presses Tab until the element of that text or id has the focus."""
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        found = page.evaluate("[document.activeElement.textContent.trim(), document.activeElement.id]")
+        if (text is not None and found[0] == text) or (element_id and found[1] == element_id):
+            return
+    raise AssertionError(f"the keyboard never reaches {text or element_id}")
+
+
+def test_a_prompt_flips_along_the_budget_and_turns_its_pages(site: Path, opened: Any) -> None:
+    first, second = sorted(site.glob("prompts/*/p-*.html"))[:2]
+    page = opened(first)
+    stops = page.locator(".strip").first.locator(".stop")
+    assert stops.count() == 5
+    assert all(stops.nth(i).is_visible() for i in range(5))
+    page.locator("#share-all").focus()
+    page.keyboard.press("ArrowRight")
+    assert [stops.nth(i).is_visible() for i in range(5)] == [True, False, False, False, False]
+    place = stops.nth(0).bounding_box()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")  # round to the last
+    assert [stops.nth(i).is_visible() for i in range(5)] == [False, False, False, False, True]
+    assert stops.nth(4).bounding_box()["x"] == place["x"]
+    assert page.url == first.as_uri()  # the buttons had the keys
+    page.locator("h1").click()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(second.as_uri())
+
+
+def _kinds(site: Path) -> list[Path]:
+    """A page of every kind that a run's reader meets."""
+    prompts, pairs = sorted(site.glob("prompts/*/p-*.html")), sorted(site.glob("compare/*--*.html"))
+    return [
+        site / "index.html",
+        site / "runs" / f"{Fake().run_id}.html",
+        pairs[0],
+        prompts[0],
+        prompts[0].parent / "index.html",
+        site / "methods" / "drtune.html",
+        site / "methods" / "index.html",
+        site / "compare" / "index.html",
+    ]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling_and_dark_is_dark(site: Path, opened: Any, scheme: str) -> None:
-    for path in (site / "index.html", site / "runs" / f"{Fake().run_id}.html"):
+def test_a_phone_needs_no_sideways_scrolling_and_text_is_readable(site: Path, opened: Any, scheme: str) -> None:
+    for path in _kinds(site):
         page = opened(path, width=360, scheme=scheme)
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        assert page.evaluate("document.documentElement.scrollWidth") == 360, path
         red = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
         assert (int(red) < 60) == (scheme == "dark")
-        heights = "[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
-        assert page.evaluate(f"Math.min(...{heights})") >= 9  # chart text stays readable
+        heights = page.evaluate("[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)")
+        assert min(heights, default=9) >= 9, path  # chart text stays readable
+        faint = page.evaluate(CONTRAST)
+        assert faint == [], path
+
+
+CONTRAST = """
+() => {
+  const rgba = (text) => { const v = text.match(/[\\d.]+/g).map(Number); return v.length < 4 ? [...v, 1] : v; };
+  const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const light = (c) => {
+    const [r, g, b] = c.slice(0, 3).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = rgba(getComputedStyle(e).backgroundColor);
+      if (c[3] > 0.5) return c;
+    }
+    return [255, 255, 255, 1];
+  };
+  const bad = new Set();
+  for (const e of document.querySelectorAll("body *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.checkVisibility() || e.closest("svg, script, style, .skip, .hidden")) continue;
+    const [a, b] = [light(rgba(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    if ((a + .05) / (b + .05) < 4.5) bad.add(`${e.tagName}.${e.className}: ${((a + .05) / (b + .05)).toFixed(2)}`);
+  }
+  return [...bad];
+}
+"""
+"""Text whose contrast with what lies behind it is below WCAG 2's 4.5."""
+
+
+def test_every_image_has_words_and_every_picture_loads(site: Path, opened: Any) -> None:
+    n_images = 0
+    for path in _kinds(site):
+        page = opened(path)
+        images = page.eval_on_selector_all(
+            "img", "all => all.map(i => { i.loading = 'eager'; return [i.alt, i.getAttribute('width')]; })"
+        )
+        assert all(alt and width for alt, width in images), path
+        page.wait_for_function("[...document.images].every(i => i.complete)")
+        assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)"), path
+        assert page.evaluate("[...document.querySelectorAll('svg')].every(s => s.closest('[aria-label], .legend'))"), (
+            path
+        )
+        n_images += len(images)
+    assert n_images > 60
 
 
 def test_pages_say_the_same_without_scripts(site: Path, browser: Any) -> None:
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto((site / "index.html").as_uri())
     assert page.locator("section.board").first.locator("tbody.rows tr").count() == 3
     page.goto((site / "runs" / f"{Fake().run_id}.html").as_uri())
+    assert page.locator("figure.chart svg").count() >= 6
+    assert not page.get_by_text("so do the space bar").is_visible()  # no promise that only a script keeps
     page.locator("#view-right").check()
     assert not page.locator(".shot.left").first.is_visible()
+    page.goto(sorted(site.glob("compare/*--*.html"))[0].as_uri())
+    page.locator("#view-left").check()
+    assert not page.locator(".shot.right").first.is_visible()
+    page.goto(sorted(site.glob("prompts/*/p-*.html"))[0].as_uri())
+    page.locator("#share-0").check()
+    assert not page.locator(".stop.at-4").first.is_visible()
     context.close()
+
+
+def test_a_policy_keeps_text_that_slips_through_from_running(site: Path, browser: Any, tmp_path: Path) -> None:
+    """The pages' policy allows their own scripts alone: one that somebody smuggles in does not run."""
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    smuggled = "<script>document.title = 'mine'</script><img src=x onerror=\"document.title = 'mine'\">"
+    text = (site / "runs" / f"{Fake().run_id}.html").read_text("utf-8").replace("<h1>", f"{smuggled}<h1>", 1)
+    copy = tmp_path / "run.html"
+    copy.write_text(text, "utf-8")
+    page.goto(copy.as_uri())
+    assert page.title() != "mine"
+    assert any("Content Security Policy" in line for line in said)
+    page.close()
+
+
+def test_a_run_page_is_light(site: Path) -> None:
+    sizes = {path.name: path.stat().st_size for path in sorted((site / "runs").glob("*.html"))}
+    assert max(sizes.values()) <= 400_000, sizes
