@@ -108,6 +108,16 @@ class TreeRewardConfig(ReFLConfig):
     leaf_temperature: float = setting(1.0, unit="", source="eq. 7", low=1e-3, help="w_k = softmax(-r_k / temperature)")
 
 
+def new_tree(config: TreeRewardConfig, backbone: str, generator: torch.Generator) -> RewardTree:
+    """An unfitted tree; ``generator`` draws its heads."""
+    return RewardTree(config.structure, lambda: build_trunk(backbone, generator, config.frozen), generator)
+
+
+def weighing(config: TreeRewardConfig) -> Weighing:
+    """How the leaves become R."""
+    return Weighing(config.literal, config.uniform_gate, config.gate_temperature, config.leaf_temperature)
+
+
 class TreeReward(ReFL):
     """Builds feedback pairs, fits a tree of reward leaves to them, then tunes for the tree's reward (Zhang 2024)."""
 
@@ -158,10 +168,7 @@ class TreeReward(ReFL):
         self.source = source
         self.votes: list[Vote] = read_votes(votes) if votes else []
         self.n_made = n_pairs(config, source, ctx.sampler, ctx.budget)
-        generator = ctx.rng("tree-init")
-        self.tree = RewardTree(
-            config.structure, lambda: build_trunk(self.backbone, generator, config.frozen), generator
-        ).to(ctx.model.device)  # fmt: skip
+        self.tree = new_tree(config, self.backbone, ctx.rng("tree-init")).to(ctx.model.device)
         self.pairs = Feedback(ctx.work_dir / "feedback", ctx.model.device)
         plan = FitPlan(
             config.fit_steps, config.fit_batch, ctx.micro_batch, config.fit_lr, config.trunk_lr
@@ -170,8 +177,7 @@ class TreeReward(ReFL):
             self.tree, self.pairs, plan, ctx.seed, share=ctx.share, all_reduce=ctx.all_reduce, charge=ctx.charge_flops
         )
         self.fitted = False
-        weighing = Weighing(config.literal, config.uniform_gate, config.gate_temperature, config.leaf_temperature)
-        self.score = TreeScore(self.tree, weighing)
+        self.score = TreeScore(self.tree, weighing(config))
         self._charged = ctx.own_reward(self.score)
 
     @classmethod
@@ -343,6 +349,16 @@ class TreeReward(ReFL):
     def _keep_card(self, card: Mapping[str, Any]) -> None:
         """What was fitted on what, and how well it does on held-out pairs: ``work_dir/tree-card.json``."""
         atomic.write_json(self.ctx.work_dir / "tree-card.json", {**card, "backbone_name": self.backbone})
+
+    def kept(self) -> Mapping[str, Any]:
+        """The fitted tree: it judges the run's images, dimension by dimension."""
+        return {"backbone": self.backbone, "tree": trained_state(self.tree)} if self.fitted else {}
+
+    @classmethod
+    def own_rewards(cls, config: Any, kept: Mapping[str, Any], device: str) -> Mapping[str, Reward]:
+        tree = new_tree(config, kept["backbone"], torch.Generator())
+        load_trained_state(tree, kept["tree"])
+        return {TreeScore.name: TreeScore(tree.to(device).eval(), weighing(config))}
 
     # -- tune
 

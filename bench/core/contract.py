@@ -106,6 +106,9 @@ class Reward(ABC):
     weights_sha256: str = ""
     """Digest of the weights file, "" when there are none."""
 
+    part_names: tuple[str, ...] = ()
+    """What the measure is made of, where it can be told apart: TreeReward's dimensions."""
+
     @classmethod
     def prompt_problems(cls, prompts: Sequence[str]) -> list[str]:
         """What keeps it from scoring images of these prompts, each as one sentence with what is valid; asked at plan
@@ -115,6 +118,10 @@ class Reward(ABC):
     @abstractmethod
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The published quantity in its own unit and direction: images (B, 3, H, W) → (B,) float32."""
+
+    def parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The value of each of ``part_names``: images (B, 3, H, W) → (B, K) float32."""
+        raise LookupError(f"{self.name} has no parts")
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Higher is better: images (B, 3, H, W) float32 in [0, 1] → (B,) float32."""
@@ -235,6 +242,17 @@ class Tuner(ABC):
         """Family of the reward that it fits for itself and tunes for instead of the run's, so that judges get their
         true roles; None where it tunes for the run's."""
         return None
+
+    def kept(self) -> Mapping[str, Any]:
+        """What the result needs beside the adapter, as tensors and plain data, such as a reward that was fitted; asked
+        when tuning is over."""
+        return {}
+
+    @classmethod
+    def own_rewards(cls, config: Any, kept: Mapping[str, Any], device: str) -> Mapping[str, Reward]:
+        """From ``kept``, the rewards that the run fitted for itself, by name: they score its images too, as what was
+        trained on."""
+        return {}
 
     @classmethod
     def related_families(cls, config: Any) -> frozenset[str]:
@@ -374,6 +392,8 @@ class Scene:
     device: str
     cache_dir: Path
     """For reference statistics, shared by runs."""
+    own_rewards: Mapping[str, Reward] = field(default_factory=dict)
+    """What the run fitted for itself and was tuned for, by name."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Recorder:
         )  # fmt: skip
 
     def _artifacts(self, folders: list[tuple[str, ImageFolder]]) -> list[Artifact]:
-        paths = [p for name, _ in folders for p in (
+        paths = ["kept.pt"] + [p for name, _ in folders for p in (
             f"snapshots/{name}/images/index.jsonl", f"snapshots/{name}/adapter/pytorch_lora_weights.safetensors",
         )]  # fmt: skip
         root = self.folder.root

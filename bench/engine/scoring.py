@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import bench
 from bench.core import registry
-from bench.core.contract import ImageFolder, Measured, Metric, Scene
+from bench.core.contract import ImageFolder, Measured, Metric, Reward, Scene
 from bench.core.errors import UserError
 from bench.core.identity import digest
 from bench.core.paired import mean_difference
@@ -63,6 +63,8 @@ class Scorer:
     """See ``Tuner.own_reward_family``."""
     related_families: frozenset[str] = frozenset()
     """See ``Tuner.related_families``."""
+    own_rewards: Mapping[str, Reward] = field(default_factory=dict)
+    """See ``Tuner.own_rewards``."""
     fresh: bool = False
     """Whether cached answers are passed over."""
 
@@ -74,8 +76,8 @@ class Scorer:
         ends = ends or [snapshots[-1][0]]
         trained = trained_on(self.spec.reward)
         if self.own_reward_family is not None:
-            # the run's reward only judges; what was tuned for is in no judge's name
-            trained = Trained(frozenset(), frozenset({self.own_reward_family}))
+            # the run's reward only judges
+            trained = Trained(frozenset(self.own_rewards), frozenset({self.own_reward_family}))
         trained = Trained(trained.names, trained.families | self.related_families)
         jobs = [(name, metric, plugin) for name, _ in snapshots for metric, plugin in self._metrics()
                 if plugin.when == "curve" or name == BASE or name in ends]  # fmt: skip
@@ -119,12 +121,13 @@ class Scorer:
                 "metric": metric, "bench": bench.__version__, "tuned": tuned.folder.content_hash,
                 "base": base.folder.content_hash, "prompts": self.suite.spec.prompt_hash, "reward": self.spec.reward,
                 "limit": self.spec.limit, "judges": folder_digest(weights_dir()),
+                "own": {name: dict(reward.identity()) for name, reward in self.own_rewards.items()},
             }, 24)  # fmt: skip
             path = self.cache / "scores" / f"{metric}-{key}.json"
             if path.exists() and not self.fresh:
                 return [_measured_from_json(row) for row in atomic.read_json(path)]
             scene = Scene(suite=self.suite, tuned=tuned, base=base, trained_reward=self.spec.reward,
-                          device=self.device, cache_dir=self.cache)  # fmt: skip
+                          device=self.device, cache_dir=self.cache, own_rewards=self.own_rewards)  # fmt: skip
             answers = plugin.score(scene)
             atomic.write_json(path, [dataclasses.asdict(a) for a in answers])
             return answers

@@ -24,6 +24,7 @@ from bench.diffusion.models import BaseModel
 from bench.diffusion.processes import Processes, ProcessFailed
 from bench.engine.attempt import Attempt
 from bench.engine.keeping import Keeper, charge_lost, take_up
+from bench.engine.kept import keep
 from bench.engine.loop import LoopState, drive
 from bench.engine.progress import Progress
 from bench.store import atomic
@@ -204,6 +205,7 @@ class LeadTuning(Tuning):
         finally:
             self.attempt.kept = keeper.cost()
         if reason != STOPPED:
+            keep(tuner, self.folder)
             self._snapshot(tuner, 1.0)
         return reason
 

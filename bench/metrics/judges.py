@@ -41,6 +41,18 @@ def per_image(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray
         return _measured(images, reward, prompts)[:, 0]
 
 
+def per_part(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
+    """The reward's parts of each image, (N, K) float32 in the order of ``part_names``; see ``per_image``."""
+    rest: Iterator[str] = iter(prompts)
+
+    def extract(batch: torch.Tensor) -> torch.Tensor:
+        texts = [next(rest) for _ in range(len(batch))]
+        return reward.parts(batch.float() / 255, texts)
+
+    with torch.no_grad():
+        return images.features(f"parts-{digest([reward.identity(), list(prompts)], 32)}", extract)
+
+
 def _measured(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
     """Values of any reward, kept like features of one dimension under the reward's identity and the prompts."""
     rest: Iterator[str] = iter(prompts)

@@ -6,7 +6,7 @@ import dataclasses
 
 from bench.core.contract import Measured, Metric, Reward, Scene
 from bench.core.paired import cluster_mean_ci, mean_difference, win_rate
-from bench.metrics.judges import judge, per_image
+from bench.metrics.judges import judge, per_image, per_part
 from bench.metrics.layout import Layout, is_base, layout
 from rewards.expression import terms
 
@@ -34,6 +34,10 @@ class Rewards(Metric):
             measured.append(_mean(name, reward, scene, at))
             if not is_base(scene) and (name in tuned_for or name in PREFERENCE_JUDGES):
                 measured.append(_win_rate(name, reward, scene, at))
+        for name, reward in scene.own_rewards.items():
+            measured.append(_mean(name, reward, scene, at))
+            if not is_base(scene):
+                measured.append(_win_rate(name, reward, scene, at))
         return measured
 
 
@@ -45,9 +49,20 @@ def _mean(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
         value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high,
         higher_is_better=not reward.minimise, n=at.n, unit=reward.unit,
         per_image=tuple(map(float, values)),
-        passport=_passport(reward, scene),
+        passport=_passport(name, reward, scene), detail=_parts(reward, scene, at),
         family=reward.family, judge=name,
     )  # fmt: skip
+
+
+def _parts(reward: Reward, scene: Scene, at: Layout) -> dict[str, object]:
+    """Mean of each part over prompts, with its interval."""
+    if not reward.part_names:
+        return {}
+    values = per_part(scene.tuned, reward, at.prompts)
+    means = {part: cluster_mean_ci(column, at.prompt_ids)
+             for part, column in zip(reward.part_names, values.T, strict=True)}  # fmt: skip
+    return {"parts": {part: {"value": m.value, "ci_low": m.ci_low, "ci_high": m.ci_high, "n": m.n}
+                      for part, m in means.items()}}  # fmt: skip
 
 
 def _win_rate(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
@@ -61,7 +76,7 @@ def _win_rate(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
         value=rate.value, ci_low=rate.ci_low, ci_high=rate.ci_high,
         higher_is_better=True, n=rate.n, unit="share of pairs",
         per_image=tuple(1.0 if t > b else 0.5 if t == b else 0.0 for t, b in zip(tuned, base, strict=True)),
-        passport={**_passport(reward, scene), "against": "base"},
+        passport={**_passport(name, reward, scene), "against": "base"},
         detail={
             "wins": rate.wins, "ties": rate.ties, "losses": rate.losses, "n_prompts": rate.n_clusters,
             "sign_test_p": rate.sign_test_p, "interval": rate.method,
@@ -71,5 +86,9 @@ def _win_rate(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
     )  # fmt: skip
 
 
-def _passport(reward: Reward, scene: Scene) -> dict[str, object]:
-    return {"reward": dict(reward.identity()), "captions": scene.suite.spec.prompt_hash}
+def _passport(name: str, reward: Reward, scene: Scene) -> dict[str, object]:
+    """A reward that the run fitted for itself has the run's own weights: means of two runs tell nothing of each other,
+    win rates say how often each beats the base by its own measure."""
+    own = name in scene.own_rewards
+    identity = {"name": name, "fitted_by": "each run itself"} if own else dict(reward.identity())
+    return {"reward": identity, "captions": scene.suite.spec.prompt_hash}

@@ -10,6 +10,7 @@
     ledger.json       what was spent so far
     checkpoints/N/    state.pt, meta.json
     snapshots/fNNN/   adapter/, images/, snapshot.json
+    kept.pt           what the tuner fitted for itself, where it did (Tuner.kept)
     scores/           per image, per metric and snapshot
     record.json       the result, written last: a run is done when it exists
 """
@@ -60,6 +61,10 @@ class RunFolder:
     @property
     def lock_path(self) -> Path:
         return self.root / "lock"
+
+    @property
+    def kept_path(self) -> Path:
+        return self.root / "kept.pt"
 
     @property
     def attempts(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -159,6 +160,35 @@ def test_a_sum_is_shown_whole_and_by_its_terms(make_scene: Callable[..., Scene])
     assert total.higher_is_better
     assert total.judge == "symmetry + 0.5*tiny-clip"
     assert "winrate/symmetry + 0.5*tiny-clip" in measured
+
+
+class RedAndGreen(Reward):
+    """What a run might have fitted: the mean of two channels."""
+
+    name = "fitted"
+    family = "toy"
+    part_names = ("red", "green")
+
+    def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        return self.parts(images, prompts).mean(1)
+
+    def parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        return images[:, :2].mean((2, 3))
+
+
+@pytest.mark.usefixtures("random_judges")
+def test_a_reward_that_the_run_fitted_judges_it_part_by_part(make_scene: Callable[..., Scene]) -> None:
+    scene = dataclasses.replace(make_scene(pictures=mirrored), own_rewards={"fitted": RedAndGreen()})
+    measured = by_name(Rewards().score(scene))
+    mean, rate = measured["reward/fitted"], measured["winrate/fitted"]
+    red, green, _ = as_images(scene.tuned).mean((0, 2, 3)).tolist()
+    parts = mean.detail["parts"]
+    assert (parts["red"]["value"], parts["green"]["value"]) == pytest.approx((red, green), rel=1e-5)
+    assert mean.value == pytest.approx((red + green) / 2, rel=1e-5)
+    assert parts["red"]["ci_low"] < red < parts["red"]["ci_high"]
+    assert (rate.judge, rate.family) == ("fitted", "toy")
+    # two runs of one tuner share a column of win rates although each fitted weights of its own
+    assert rate.passport["reward"] == {"name": "fitted", "fitted_by": "each run itself"}
 
 
 @pytest.mark.usefixtures("random_judges")

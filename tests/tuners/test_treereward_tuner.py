@@ -1,5 +1,6 @@
 """TreeReward as a tuner: phases, cost, resume, what a plan refuses, what it optimises."""
 
+import io
 import json
 from pathlib import Path
 
@@ -78,6 +79,26 @@ def test_phases_fit_between_feedback_and_tuning_and_the_card_is_kept(tmp_path):
     assert (card["structure"], card["backbone_name"], card["n_held_out"]) == ("tree", "tiny-clip", 6)
     tuned = reports[-1][2].scalars
     assert {"reward", "pretrain_loss", "gate_entropy", "w_semantic", "leaf_style"} <= tuned.keys()
+
+
+@pytest.mark.parametrize("structure", ["tree", "decoupled", "global"])
+def test_the_fitted_tree_is_kept_and_judges_as_it_did_in_tuning(tmp_path, structure):
+    tuner = treereward(tmp_path, structure=structure)
+    assert tuner.kept() == {}  # nothing is fitted yet
+    drive(tuner)
+    buffer = io.BytesIO()
+    torch.save(tuner.kept(), buffer)
+    kept = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    own = TreeReward.own_rewards(tuner.config, kept, "cpu")["tree"]
+    images, texts = torch.rand(3, 3, 64, 64), ["a red circle", "two blue squares", "a star"]
+    with torch.no_grad():
+        assert torch.equal(own.score(images, texts), tuner.score.score(images, texts))
+        if structure == "global":
+            assert own.part_names == ()  # one head is no dimension
+            return
+        parts, reward = own.parts(images, texts), own.measure(images, texts)
+    assert own.part_names == DIMENSIONS and parts.shape == (3, 6)
+    assert (parts.amin(1) <= reward).all() and (reward <= parts.amax(1)).all()
 
 
 def test_what_is_optimised_is_the_tree_and_not_the_runs_reward(tmp_path):

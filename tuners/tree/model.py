@@ -170,10 +170,15 @@ class TreeScore(Reward):
         self.model = model
         self.weighing = weighing
         self.family = model.trunk.family
+        self.part_names = () if model.structure == "global" else model.names
         self.seen: list[Reading] = []
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         return self.model.read(images, prompts, self.weighing).reward
+
+    def parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """r_k (B, 6)."""
+        return self.model.read(images, prompts, self.weighing).leaves
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         reading = self.model.read(images, prompts, self.weighing)
