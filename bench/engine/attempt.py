@@ -30,9 +30,9 @@ class Attempt:
     def __init__(self, folder: RunFolder, device: str, processes: int, micro_batch: int, stage: str) -> None:
         self.fence = Fence.claim(folder.root, {
             "started": jobs.now(), "host": socket.gethostname(), "pid": os.getpid(), "job_id": jobs.own_job(),
-            "cluster": jobs.own_cluster(), "node": os.environ.get("SLURMD_NODENAME"), "stage": stage,
-            "device": device, "processes": processes, "micro_batch": micro_batch, "packages": packages(),
-            "python": platform.python_version(),
+            "cluster": jobs.own_cluster(), "restarts": jobs.own_restarts(),
+            "node": os.environ.get("SLURMD_NODENAME"), "stage": stage, "device": device, "processes": processes,
+            "micro_batch": micro_batch, "packages": packages(), "python": platform.python_version(),
         })  # fmt: skip
         self.number, self.root = self.fence.number, self.fence.attempt
         self.kept: dict[str, float] = {}

@@ -118,10 +118,11 @@ def _next_number(root: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Until it is gone: an older copy may put files into it meanwhile."""
+    """Until it is gone: an older copy may put files into it meanwhile, and another newcomer remove it too."""
     while folder.exists():
-        for path in folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            for path in folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -61,6 +61,11 @@ def own_job(env: Mapping[str, str] = os.environ) -> str | None:
     return env.get("SLURM_JOB_ID")
 
 
+def own_restarts(env: Mapping[str, str] = os.environ) -> int:
+    """How often Slurm has put that job back into its queue."""
+    return int(env.get("SLURM_RESTART_COUNT", "0"))
+
+
 def own_cluster(env: Mapping[str, str] = os.environ) -> str:
     """The ClusterName of that job; empty outside of one."""
     return env.get("SLURM_CLUSTER_NAME", "")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.store.fence import attempt_root, describe, read_fence
-from bench.store.jobs import own_cluster, own_job
+from bench.store.fence import Stale, attempt_root, describe, read_fence
+from bench.store.jobs import own_cluster, own_job, own_restarts
 from bench.store.lock import exclusive
 
 PULSE = "pulse.json"
@@ -60,7 +60,15 @@ def process_is_gone(holder: dict[str, Any]) -> bool:
         return True
     except PermissionError:
         return False
-    return False
+    return _is_zombie(holder["pid"])
+
+
+def _is_zombie(pid: int) -> bool:
+    """Dead, and not yet buried by its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -68,14 +76,18 @@ def turn(root: Path) -> Iterator[None]:
     """Holds the run folder ``root`` for this process, as far as locks reach; the fence does the rest.
 
     A job that Slurm requeued goes on at once: Slurm has given the older copy up, even if it lives on behind a network
-    that broke. Elsewhere a holder whose pulse beats is left alone.
+    that broke; and what that copy may start again there does not. Elsewhere a holder whose pulse beats is left alone.
 
     Raises:
-        UserError: another process works on the run; says which.
+        UserError: another process works on the run; says which. ``Stale`` when Slurm has started this very job anew.
     """
     holder = read_fence(root)
-    job = own_job()
-    again = holder is not None and job is not None and (holder["job_id"], holder["cluster"]) == (job, own_cluster())
+    job, restarts = own_job(), own_restarts()
+    same = holder is not None and job is not None and (holder["job_id"], holder["cluster"]) == (job, own_cluster())
+    if holder is not None and same and holder["restarts"] > restarts:
+        raise Stale(f"Slurm has started job {job} anew as {describe(holder)}: this copy of it is given up",
+                    hint=f"bench logs {root.name}")  # fmt: skip
+    again = holder is not None and same and holder["restarts"] < restarts
     with ExitStack() as held:
         try:
             held.enter_context(exclusive(root / "lock", f"run {root.name}", wait_s=LOCK_WAIT_S))

@@ -38,7 +38,8 @@ def test_the_older_copy_changes_nothing_and_the_run_equals_an_uninterrupted_one(
     reached = list(read_units(root / "attempts/001"))[-1]["spent"]["denoiser_u"]
     kept = RunFolder(root).load_checkpoint()[1].get("spent", {"denoiser_u": 0})["denoiser_u"]
     worker = [sys.executable, "-m", "bench.engine.worker", str(root)]
-    newer = subprocess.Popen(worker, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=in_job)
+    again = {**in_job, "SLURM_RESTART_COUNT": "1"}
+    newer = subprocess.Popen(worker, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=again)
     wait_for((root / "attempts/002/events.jsonl").exists)
     # the newer copy in the middle of its work: the older one goes on tuning beside it
     os.kill(older.pid, signal.SIGCONT)
@@ -68,7 +69,7 @@ def test_a_copy_that_comes_back_after_the_end_changes_no_byte(world: World) -> N
     os.kill(older.pid, signal.SIGSTOP)
     root = world.folder()
     done = subprocess.run([sys.executable, "-m", "bench.engine.worker", str(root)], capture_output=True, text=True,
-                          check=False, env=in_job, timeout=400)  # fmt: skip
+                          check=False, env={**in_job, "SLURM_RESTART_COUNT": "1"}, timeout=400)  # fmt: skip
     assert done.returncode == exits.DONE, done.stderr
     before = shared_files(root)
     os.kill(older.pid, signal.SIGCONT)

@@ -17,7 +17,14 @@ from bench.store import atomic, liveness
 from bench.store.fence import Fence, Stale, attempt_root, read_fence
 from bench.store.runs import RunFolder
 
-FACTS = {"host": "n1", "pid": 4711, "job_id": "12_3", "cluster": "c", "started": "2026-01-01T00:00:00+00:00"}
+FACTS = {
+    "host": "n1",
+    "pid": 4711,
+    "job_id": "12_3",
+    "cluster": "c",
+    "restarts": 0,
+    "started": "2026-01-01T00:00:00+00:00",
+}
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -73,7 +80,7 @@ def test_of_many_that_start_at_once_each_has_a_number_and_the_last_can_write(tmp
         "from bench.store.fence import Fence, Stale; from bench.store import atomic\n"
         "root = Path(sys.argv[1]); sys.stdin.readline()\n"
         "try: fence = Fence.claim(root, {'host': 'h', 'pid': 1, 'job_id': None})\n"
-        "except Stale: print(0, flush=True); print('Stale'); raise SystemExit\n"
+        "except Stale: print(0, flush=True); sys.stdin.readline(); print('Stale'); raise SystemExit\n"
         "print(fence.number, flush=True); sys.stdin.readline()\n"
         "with fence:\n"
         "    try: atomic.write_json(root / 'ledger.json', {'by': fence.number}); print('wrote')\n"
@@ -119,7 +126,8 @@ def hold(root: Path, **facts: object) -> Fence:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "WATCH_S", 1.0)
     monkeypatch.setattr(liveness, "LOCK_WAIT_S", 0.1)
-    for key in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CLUSTER_NAME"):
+    for key in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CLUSTER_NAME",
+                "SLURM_RESTART_COUNT"):  # fmt: skip
         monkeypatch.delenv(key, raising=False)
 
 
@@ -154,6 +162,7 @@ def test_a_requeued_job_does_not_wait_for_its_older_copy(tmp_path: Path, monkeyp
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "c")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     hold(tmp_path, host=socket.gethostname(), pid=os.getpid())
     code = (
         "import sys, time; from pathlib import Path; from bench.store.lock import exclusive\n"
@@ -171,3 +180,23 @@ def test_a_requeued_job_does_not_wait_for_its_older_copy(tmp_path: Path, monkeyp
     finally:
         other.kill()
         other.communicate()
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_given_up_copy_starts_again_does_not_take_the_run_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "c")
+    hold(tmp_path, job_id="12", restarts=1)
+    with pytest.raises(Stale, match="Slurm has started job 12 anew as attempt 1 on n1"), liveness.turn(tmp_path):
+        pass
+
+
+def test_a_dead_process_that_nobody_buried_is_gone() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert liveness.process_is_gone({"host": socket.gethostname(), "pid": child.pid})
+    assert not liveness.process_is_gone({"host": socket.gethostname(), "pid": os.getpid()})
+    child.wait()
+    assert liveness.process_is_gone({"host": socket.gethostname(), "pid": child.pid})
