@@ -26,14 +26,14 @@ N_CURVE_ROWS = 400
 _HOLE = re.compile(r'"<<(.*?)>>"')
 
 
-def write_records(runs: Path, n: int, first: int = 0) -> list[str]:
-    """Writes records ``first`` to ``first + n`` of an endless list; returns their run ids.
+def write_records(runs: Path, n: int, first: int = 0, n_boards: int = 24) -> list[str]:
+    """Writes records ``first`` to ``first + n`` of an endless list over ``n_boards`` boards; returns their run ids.
 
     Only ``record.json``: no prompts, images or scores lie beside it.
     """
     texts: dict[tuple[str, str], list[str]] = {}
     ids = []
-    for config in itertools.islice(_configurations(), first, first + n):
+    for config in itertools.islice(_configurations(n_boards), first, first + n):
         kind = (config["reward"], json.dumps(config["settings"]))
         if kind not in texts:  # laid out once: printing indented JSON takes longer than everything else here
             texts[kind] = _HOLE.split(
@@ -48,11 +48,12 @@ def write_records(runs: Path, n: int, first: int = 0) -> list[str]:
     return ids
 
 
-def _configurations() -> Iterator[dict[str, Any]]:
-    """Runs in an order in which a few already fill several boards."""
+def _configurations(n_boards: int) -> Iterator[dict[str, Any]]:
+    """Runs in an order in which a few already fill every board."""
+    places = list(itertools.product(LIMITS_U, MODELS, SUITES))[:n_boards]
     for round_ in itertools.count():
-        for seed, settings, reward, tuner, limit, model, suite in itertools.product(
-            SEEDS, SETTINGS, REWARDS, TUNERS, LIMITS_U, MODELS, SUITES
+        for seed, settings, reward, tuner, (limit, model, suite) in itertools.product(
+            SEEDS, SETTINGS, REWARDS, TUNERS, places
         ):
             config = {"suite": f"{suite}-full@1", "suite_name": suite, "model": model, "limit": limit, "tuner": tuner,
                       "reward": reward, "settings": settings, "seed": seed + 3 * round_}  # fmt: skip

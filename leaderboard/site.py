@@ -92,7 +92,9 @@ def build_site(
             shutil.rmtree(marker.parent, ignore_errors=True)  # a build that was killed
         workers = None
         if n_processes > 1:
-            workers = stack.enter_context(ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")))
+            workers = stack.enter_context(
+                ProcessPoolExecutor(n_processes, mp_context=get_context("spawn"), initializer=_rare_collections)
+            )
         with atomic.new_folder(out) as making:
             (making / _MARKER).write_text("TuneBench makes this folder from records and replaces it as a whole.\n")
             with _nothing_to_collect():
@@ -111,6 +113,11 @@ def _methods(runs: Sequence[Run], describe: Describe | None, cache: Path) -> Map
     """Of the tuners that the records name; those given as files are not asked, as their files may be others by now."""
     names = {str(run.spec["tuner"]) for run in runs if run.external is None and not run.spec.get("tuner_sha256")}
     return describe(names, cache) if describe is not None else {}
+
+
+def _rare_collections() -> None:
+    """Python searches for cycles after every 700 new objects by default: that is ten times for a page."""
+    gc.set_threshold(50_000, 20, 100)
 
 
 @contextmanager
