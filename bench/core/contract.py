@@ -106,6 +106,8 @@ class Reward(ABC):
     weights_sha256: str = ""
     """Digest of the weights file, "" when there are none."""
 
+    tie_eps: float = 0.0
+    """Two images whose measures differ by at most this are a tie: half a win."""
     part_names: tuple[str, ...] = ()
     """What the measure is made of, where it can be told apart: TreeReward's dimensions."""
 
@@ -130,7 +132,8 @@ class Reward(ABC):
 
     def identity(self) -> Mapping[str, Any]:
         """What must agree for two scores to be comparable."""
-        return {"name": self.name, "weights_sha256": self.weights_sha256}
+        ties = {"tie_eps": self.tie_eps} if self.tie_eps else {}
+        return {"name": self.name, "weights_sha256": self.weights_sha256, **ties}
 
 
 class Context(Protocol):

@@ -66,16 +66,18 @@ def _parts(reward: Reward, scene: Scene, at: Layout) -> dict[str, object]:
 
 
 def _win_rate(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
-    """Pairs are the same prompt and noise; float32 scores that are equal are ties and count half."""
+    """Pairs are the same prompt and noise; scores within the judge's ``tie_eps`` are ties and count half."""
     sign = -1 if reward.minimise else 1
     tuned, base = (sign * per_image(images, reward, at.prompts) for images in (scene.tuned, scene.base))
-    rate = win_rate(tuned, base, at.prompt_ids)
+    rate = win_rate(tuned, base, at.prompt_ids, tie_eps=reward.tie_eps)
     difference = mean_difference(tuned, base, at.prompt_ids)
     return Measured(
         name=f"winrate/{reward.name}",
         value=rate.value, ci_low=rate.ci_low, ci_high=rate.ci_high,
         higher_is_better=True, n=rate.n, unit="share of pairs",
-        per_image=tuple(1.0 if t > b else 0.5 if t == b else 0.0 for t, b in zip(tuned, base, strict=True)),
+        per_image=tuple(
+            0.5 if abs(t - b) <= reward.tie_eps else float(t > b) for t, b in zip(tuned, base, strict=True)
+        ),
         passport={**_passport(name, reward, scene), "against": "base"},
         detail={
             "wins": rate.wins, "ties": rate.ties, "losses": rate.losses, "n_prompts": rate.n_clusters,

@@ -187,6 +187,13 @@ def test_a_reward_that_the_run_fitted_judges_it_part_by_part(make_scene: Callabl
     assert mean.value == pytest.approx((red + green) / 2, rel=1e-5)
     assert parts["red"]["ci_low"] < red < parts["red"]["ci_high"]
     assert (rate.judge, rate.family) == ("fitted", "toy")
+    assert (rate.detail["ties"], set(rate.per_image or ())) == (0, {0.0, 1.0})
+    coarse = RedAndGreen()
+    coarse.tie_eps = 1.0  # no two images are further apart
+    rate_of_ties = by_name(Rewards().score(dataclasses.replace(scene, own_rewards={"fitted": coarse})))[
+        "winrate/fitted"
+    ]
+    assert (rate_of_ties.value, rate_of_ties.detail["ties"], set(rate_of_ties.per_image or ())) == (0.5, 6, {0.5})
     # two runs of one tuner share a column of win rates although each fitted weights of its own
     assert rate.passport["reward"] == {"name": "fitted", "fitted_by": "each run itself"}
 
