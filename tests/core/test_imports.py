@@ -23,6 +23,7 @@ NEVER = {
     "bench.diffusion": ("tuners", "rewards", "suites", "leaderboard", "bench.cli"),
     "bench.metrics": ("tuners", "leaderboard", "bench.engine", "bench.cli"),
     "bench.launch": ("torch", "bench.engine", "bench.diffusion", "tuners", "rewards", "suites", "leaderboard"),
+    "bench.study": ("torch", "bench.engine", "bench.diffusion", "bench.cli", "tuners", "rewards", "suites"),
     "bench.tiny": ("bench.engine", "bench.store", "tuners", "rewards", "suites", "leaderboard"),
     "tuners": ("rewards", "bench.metrics", "leaderboard", "suites", "bench.engine"),
     "rewards": ("tuners", "leaderboard", "bench.engine"),
