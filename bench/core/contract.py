@@ -121,7 +121,7 @@ class Reward(ABC):
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The published quantity in its own unit and direction: images (B, 3, H, W) → (B,) float32."""
 
-    def parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    def measure_parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The value of each of ``part_names``: images (B, 3, H, W) → (B, K) float32."""
         raise LookupError(f"{self.name} has no parts")
 

@@ -31,7 +31,7 @@ def own_rewards(folder: RunFolder, spec: RunSpec, tuner_ref: str, device: str) -
     data = folder.kept_path.read_bytes()
     kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     cls = registry.find("tuners", tuner_ref).load()
-    rewards = cls.own_rewards(make_config(cls, spec.settings), kept, device)
+    rewards: Mapping[str, Reward] = cls.own_rewards(make_config(cls, spec.settings), kept, device)
     for reward in rewards.values():
         reward.weights_sha256 = hashlib.sha256(data).hexdigest()
     return rewards

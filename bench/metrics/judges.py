@@ -47,7 +47,7 @@ def per_part(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[
 
     def extract(batch: torch.Tensor) -> torch.Tensor:
         texts = [next(rest) for _ in range(len(batch))]
-        return reward.parts(batch.float() / 255, texts)
+        return reward.measure_parts(batch.float() / 255, texts)
 
     with torch.no_grad():
         return images.features(f"parts-{digest([reward.identity(), list(prompts)], 32)}", extract)

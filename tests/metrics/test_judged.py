@@ -170,9 +170,9 @@ class RedAndGreen(Reward):
     part_names = ("red", "green")
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        return self.parts(images, prompts).mean(1)
+        return self.measure_parts(images, prompts).mean(1)
 
-    def parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    def measure_parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         return images[:, :2].mean((2, 3))
 
 

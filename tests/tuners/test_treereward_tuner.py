@@ -92,11 +92,12 @@ def test_the_fitted_tree_is_kept_and_judges_as_it_did_in_tuning(tmp_path, struct
     own = TreeReward.own_rewards(tuner.config, kept, "cpu")["tree"]
     images, texts = torch.rand(3, 3, 64, 64), ["a red circle", "two blue squares", "a star"]
     with torch.no_grad():
-        assert torch.equal(own.score(images, texts), tuner.score.score(images, texts))
+        # evaluation mode adds up in another order
+        assert torch.allclose(own.score(images, texts), tuner.score.score(images, texts), rtol=1e-5, atol=1e-5)
         if structure == "global":
             assert own.part_names == ()  # one head is no dimension
             return
-        parts, reward = own.parts(images, texts), own.measure(images, texts)
+        parts, reward = own.measure_parts(images, texts), own.measure(images, texts)
     assert own.part_names == DIMENSIONS and parts.shape == (3, 6)
     assert (parts.amin(1) <= reward).all() and (reward <= parts.amax(1)).all()
 

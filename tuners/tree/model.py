@@ -176,7 +176,7 @@ class TreeScore(Reward):
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         return self.model.read(images, prompts, self.weighing).reward
 
-    def parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    def measure_parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """r_k (B, 6)."""
         return self.model.read(images, prompts, self.weighing).leaves
 
