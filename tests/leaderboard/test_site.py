@@ -137,7 +137,10 @@ def test_the_run_page_says_what_it_must(site: Path) -> None:
     ):  # fmt: skip
         assert words in text, words
     assert "by pair" not in text
-    assert sum(svg["viewbox"] == "0 0 320 190" for svg in page.all("svg")) == 6
+    assert sum(svg["viewbox"] == "0 0 320 190" for svg in page.all("svg")) == 8
+    # the gap in two, quality along the budget in four, what the tuner logged in two
+    for title in ("Trained-on and held-out", "The gap", "Win rate against the base", "reward/tiny-pick", "grad_norm"):
+        assert title in text, title
     changed = Page(site / "runs" / f"{Fake(tuner='refl', settings={'K': 2, 'lr': 3e-4}).run_id}.html")
     assert sum("changed" in (a.get("class") or "") for a in changed.all("div")) == 2
 
