@@ -96,7 +96,8 @@ def _rate(found: Differences) -> paired.WinRate:
     """How often A is better, whichever direction better is."""
     sign = 1.0 if found.entry.higher_is_better else -1.0
     first, second = ([sign * v for v in side] for side in (found.first, found.second))
-    return paired.win_rate(first, second, [key[0] for key in found.keys])
+    tie_eps = float(found.entry.passport.get("reward", {}).get("tie_eps", 0.0))
+    return paired.win_rate(first, second, [key[0] for key in found.keys], tie_eps=tie_eps)
 
 
 def _rate_figure(rate: paired.WinRate | None) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from bench.core.contract import Measured, Metric, Reward, Scene
 from bench.core.paired import cluster_mean_ci, mean_difference, win_rate
@@ -49,7 +50,7 @@ def _mean(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
         value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high,
         higher_is_better=not reward.minimise, n=at.n, unit=reward.unit,
         per_image=tuple(map(float, values)),
-        passport=_passport(name, reward, scene), detail=_parts(reward, scene, at),
+        passport=_passport(reward.identity(), scene), detail=_parts(reward, scene, at),
         family=reward.family, judge=name,
     )  # fmt: skip
 
@@ -78,7 +79,7 @@ def _win_rate(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
         per_image=tuple(
             0.5 if abs(t - b) <= reward.tie_eps else float(t > b) for t, b in zip(tuned, base, strict=True)
         ),
-        passport={**_passport(name, reward, scene), "against": "base"},
+        passport={**_passport(_of_each_run(name, reward, scene), scene), "against": "base"},
         detail={
             "wins": rate.wins, "ties": rate.ties, "losses": rate.losses, "n_prompts": rate.n_clusters,
             "sign_test_p": rate.sign_test_p, "interval": rate.method,
@@ -88,9 +89,11 @@ def _win_rate(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
     )  # fmt: skip
 
 
-def _passport(name: str, reward: Reward, scene: Scene) -> dict[str, object]:
-    """A reward that the run fitted for itself has the run's own weights: means of two runs tell nothing of each other,
-    win rates say how often each beats the base by its own measure."""
-    own = name in scene.own_rewards
-    identity = {"name": name, "fitted_by": "each run itself"} if own else dict(reward.identity())
-    return {"reward": identity, "captions": scene.suite.spec.prompt_hash}
+def _passport(judge: Mapping[str, object], scene: Scene) -> dict[str, object]:
+    return {"reward": dict(judge), "captions": scene.suite.spec.prompt_hash}
+
+
+def _of_each_run(name: str, reward: Reward, scene: Scene) -> Mapping[str, object]:
+    """A reward that the run fitted for itself has weights of its own. Means under two of them tell nothing of each
+    other; win rates share a column: how often each run beats the base by its own measure."""
+    return {"name": name, "fitted_by": "each run itself"} if name in scene.own_rewards else reward.identity()

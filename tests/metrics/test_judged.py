@@ -194,6 +194,8 @@ def test_a_reward_that_the_run_fitted_judges_it_part_by_part(make_scene: Callabl
         "winrate/fitted"
     ]
     assert (rate_of_ties.value, rate_of_ties.detail["ties"], set(rate_of_ties.per_image or ())) == (0.5, 6, {0.5})
+    # means under weights of two runs are not comparable
+    assert mean.passport["reward"] == RedAndGreen().identity()
     # two runs of one tuner share a column of win rates although each fitted weights of its own
     assert rate.passport["reward"] == {"name": "fitted", "fitted_by": "each run itself"}
 
