@@ -26,6 +26,12 @@ GROUPS: dict[str, str] = {
 """Group (after ``bench.``) and the word for one member."""
 
 
+@functools.cache
+def _parsed(module: str) -> ast.Module:
+    """The module's source text, parsed once: several plug-ins may live in one file."""
+    return ast.parse(_source_file(module).read_text("utf-8"))
+
+
 @dataclass(frozen=True)
 class Entry:
     """One plug-in, found and not imported."""
@@ -42,7 +48,7 @@ class Entry:
         """(first line of the attribute's docstring, error): read from the source text, without importing it."""
         module, _, attribute = self.target.partition(":")
         try:
-            tree = ast.parse(_source_file(module).read_text("utf-8"))
+            tree = _parsed(module)
         except (OSError, SyntaxError, ImportError, ValueError) as err:
             return "", f"{type(err).__name__}: {err}"
         for node in tree.body:
@@ -73,7 +79,7 @@ class Entry:
         module, _, name = self.target.partition(":")
         if self.error:
             return []
-        for node in ast.parse(_source_file(module).read_text("utf-8")).body:
+        for node in _parsed(module).body:
             if isinstance(node, ast.ClassDef) and node.name == name:
                 for line in node.body:
                     targets = [line.target] if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [])
