@@ -79,9 +79,9 @@ def _one_url(
             say(f"{url}: the two parts do not fit together; again from the start")
             _forget(part)
             _download(url, part, say, pause_s)
-    except UserError as err:
+        found = [_place(file, root, part, say) for file in files]
+    except UserError as err:  # what is here of it stays, for the next call
         return [Fetched(file, root / file.path, err) for file in files]
-    found = [_place(file, root, part, say) for file in files]
     _forget(part)
     return found
 
@@ -170,6 +170,8 @@ def _try(url: str, part: Path, have: int, say: Say) -> bool:
     """One request, for what is missing of ``part``. Returns whether it is whole."""
     note = part.with_name(f"{part.name}.json")
     known = json.loads(note.read_text("utf-8")) if have and note.exists() else {}
+    if have and known.get("total") == have:
+        return True
     headers = {"User-Agent": "tunebench", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -187,7 +189,7 @@ def _try(url: str, part: Path, have: int, say: Say) -> bool:
         tag = answer.headers.get("ETag", "")
         # a weak tag does not promise equal bytes
         validator = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
-        note.write_text(json.dumps({"url": url, "validator": validator}), "utf-8")
+        note.write_text(json.dumps({"url": url, "validator": validator, "total": total}), "utf-8")
         if have:
             say(f"{url}: going on at {have:,} bytes")
         with part.open("ab" if goes_on else "wb") as out:

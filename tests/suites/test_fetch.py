@@ -167,8 +167,10 @@ def test_a_whole_part_whose_check_was_interrupted_is_not_asked_for_forever(serve
     _fetch_one(_file(server), tmp_path)
     (part,) = (p for p in (tmp_path / FOLDER).iterdir() if p.name.endswith("list.txt"))
     part.write_bytes(TEXT)  # as if the process had ended between download and check
+    server.asked.clear()
     assert _fetch_one(_file(server), tmp_path).error is None
     assert (tmp_path / "there" / "list.txt").read_bytes() == TEXT
+    assert not server.asked
 
 
 @pytest.mark.parametrize(("body", "says"), [

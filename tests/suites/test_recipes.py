@@ -93,7 +93,7 @@ def lists(real: Path, tmp_path: Path) -> Path:
 def test_a_recipe_plans_and_says_the_same_as_its_flags(
     name: str, lists: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On the tiny base model, whose reward and blackbone are here: settings, samplers and budget are those asked for."""
+    """On the tiny base model, whose judges and backbone are here."""
     stand_ins = ["--model", "tiny-sd", "--data", str(lists)]
     if name in ("drtune-sd15", "drtune-sdxl", "hgdpo"):
         stand_ins += ["--reward", "symmetry"]

@@ -138,7 +138,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(_card, "card", lambda name: card)
     monkeypatch.setattr(_load, "card", lambda name: card)
     refl = Published("refl.json", "json-objects", 5, "https://example.org", "CC0", ("text", "image"))
-    monkeypatch.setattr("suites._train.lists", lambda: {"refl": _train.TrainList("refl", "ReFL's list", "", "text", (refl,))})
+    known = {"refl": _train.TrainList("refl", "ReFL's list", "", "text", (refl,))}
+    monkeypatch.setattr("suites._train.lists", lambda: known)
     (tmp_path / "parti").mkdir()
     (tmp_path / "parti" / "PartiPrompts.tsv").write_text(
         'Prompt\tCategory\tChallenge\tNote\n"G I G G L E"\tArts\tBasic\t\na cat \tArts\tBasic\t\n'
