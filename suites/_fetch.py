@@ -61,9 +61,13 @@ def fetch(files: Iterable[Published], root: Path, say: Say, *, pause_s: float = 
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     for url, same in by_url.items():
         part = root / FOLDER / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{url.rsplit('/', 1)[-1]}"
-        with exclusive(part.with_name(f"{part.name}.lock"), f"the download of {url}"):
-            found += _one_url(url, same, root, part, say, pause_s)
-        part.with_name(f"{part.name}.lock").unlink(missing_ok=True)
+        lock = part.with_name(f"{part.name}.lock")
+        try:
+            with exclusive(lock, f"the download of {url}"):
+                found += _one_url(url, same, root, part, say, pause_s)
+                lock.unlink()
+        except UserError as err:
+            found += [Fetched(file, root / file.path, err) for file in same]
     with contextlib.suppress(OSError):  # not empty: something can be resumed
         (root / FOLDER).rmdir()
     return found
@@ -74,7 +78,7 @@ def _one_url(
 ) -> list[Fetched]:  # fmt: skip
     try:
         resumed = _download(url, part, say, pause_s)
-        if resumed and any(_trouble(file, part) for file in files):
+        if resumed and all(_trouble(file, part) for file in files):
             # the server's file may have changed between the two halves
             say(f"{url}: the two parts do not fit together; again from the start")
             _forget(part)

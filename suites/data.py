@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, unknown_name
 from suites import resolve
 from suites._card import card, files, names, settings
 from suites._files import ENVIRONMENT, DataError, Published, State, data_root, read
@@ -75,7 +75,7 @@ def _of_name(name: str) -> Iterator[Wanted]:
         return
     suite, variant = resolve(name)
     if suite not in names():
-        find_list(name)  # raises, with the closest of both
+        raise unknown_name("suite or training list", name, (*names(), *lists()), "bench data status")
     _, table = settings(suite, "full", variant)
     if "split" not in table:
         yield from _of_list(table.get("train", DEFAULT))
