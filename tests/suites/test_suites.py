@@ -322,6 +322,9 @@ def test_cards_are_whole(name: str) -> None:
             assert spec.model == "tiny-sd"
     tables = [_card.settings(name, "full", v)[1] for v in ("", *_card.variants(name))]
     assert {key for table in tables for key in (*table["files"], *table.get("labels", {}).values())} == set(known)
+    # what the tiny models' judges can read of published prompts, in U
+    assert {tuple(table["metrics"]) for table in tables} == {("clipscore", "rewards")}
+    assert {table["budget"]["denoiser_u"] for table in tables} == {24_000}
     # 8 GPU-hours, and where that is from
     assert all(table["scale"]["budget"]["device_s"] == 28_800 and table["scale"]["source"] for table in tables)
 
