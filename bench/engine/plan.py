@@ -353,7 +353,11 @@ def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSour
         )
     leaked = leaks(suite.train_prompts, suite.prompts)
     if leaked:
-        problems.append(f"{len(leaked)} training prompts stand in the evaluation list, such as {leaked[0]}")
+        n_literal = sum(leak.literal for leak in leaked)
+        problems.append(
+            f"{len(leaked)} training prompts of {suite.spec.id} are evaluation prompts ({n_literal} literally, the "
+            f"others after lower-casing and dropping final stops), such as {leaked[0].train_id}: {leaked[0].text[:60]}"
+        )
     return problems
 
 
