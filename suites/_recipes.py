@@ -51,7 +51,7 @@ class Recipe:
         for setting in self.settings:
             scope = SCOPES.get(setting.key.partition(".")[0])
             if scope is None:
-                found[setting.key] = setting.value
+                found[setting.key] = float(setting.value) if setting.key == "hard_limit_s" else str(setting.value)
             else:
                 found[scope] = (*found[scope], setting.pair)
         return found
@@ -95,6 +95,8 @@ def parse(name: str, table: Mapping[str, Any]) -> Recipe:
                             valid=", ".join((*PLAIN, *(f"{scope}.KEY" for scope in SCOPES))))  # fmt: skip
         if not isinstance(entry, dict) or set(entry) != {"is", "source"} or not entry["source"]:
             raise UserError(f"recipe {name}: {key} needs a value and its source", valid='{ is = VALUE, source = "§…" }')
+        if not isinstance(entry["is"], (int, float) if key == "hard_limit_s" else (str, int, float)):
+            raise UserError(f"recipe {name}: {key} = {entry['is']!r}", valid="a number or a text")
         settings.append(Setting(key, entry["is"], entry["source"]))
     return Recipe(name, table["title"], table["paper"], tuple(settings), tuple(table.get("beyond", ())))
 

@@ -57,6 +57,9 @@ def test_a_wrong_recipe_is_refused() -> None:
         table["settings"] = {"suite": entry}
         with pytest.raises(UserError, match="needs a value and its source"):
             _recipes.parse("x", table)
+    table["settings"] = {"hard_limit_s": {"is": "long", "source": "ours"}}
+    with pytest.raises(UserError, match="hard_limit_s = 'long'"):
+        _recipes.parse("x", table)
     with pytest.raises(UserError, match="there is no settings"):
         _recipes.parse("x", {"title": "x", "paper": "y"})
 
@@ -65,6 +68,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path = tmp_path / "mine.toml"
     path.write_text(
         'title = "mine"\npaper = "none"\n[settings]\nsuite = { is = "coco", source = "ours" }\n'
+        'seeds = { is = 1, source = "ours" }\n'
         '"set.K" = { is = 2, source = "ours" }\n"budget.steps" = { is = 3, source = "ours" }\n'
     )
     (run,) = _plan(capsys, tmp_path, "--recipe", str(path), "--tuner", "drtune")["runs"]
