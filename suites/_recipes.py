@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +61,6 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-@functools.cache
 def recipe(name: str) -> Recipe:
     """The recipe of that name, or of a user's own file ``….toml``.
 

@@ -251,7 +251,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     from rewards import expression
 
     source = find_source(options.model or suite.spec.model)
-    suite = at_scale(suite, source.name)
+    suite = at_scale(suite, source.name, own_budget=bool(options.budget))
     s = suite.spec
     _check_batches(s, options)
     own = tuner.cls.trained_reward(tuner.config, source.name)
