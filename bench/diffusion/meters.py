@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.contract import Reward
@@ -143,13 +144,17 @@ class Meters:
 
     def _denoiser_flops(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, float, float]:
         """Rows of a call, and the FLOPs of a row forward and backward."""
-        x_in, t = _inputs(args, kwargs)
-        cond = kwargs.get("encoder_hidden_states", args[2] if len(args) > 2 else None)
-        assert cond is not None
-        inputs = [x_in[:1].detach(), cond[:1].detach()]
-        t_row = t[:1] if isinstance(t, torch.Tensor) and t.ndim else t  # a timestep for all rows, or one for each
-        flops = self._flops_per_row("unet", inputs, lambda x, c: unet(x, t_row, encoder_hidden_states=c).sample)
-        return int(x_in.shape[0]), *flops
+        n = int(_latents(args, kwargs).shape[0])
+        # the row's own part of every input: latents first, a timestep for all rows or one for each, text, added ones
+        leaves, tree = tree_flatten((args, dict(kwargs)))
+        of_row = [k for k, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.ndim]
+        inputs = [leaves[k].detach()[:1] if len(leaves[k]) == n else leaves[k].detach() for k in of_row]
+
+        def one_row(*row: torch.Tensor) -> torch.Tensor:
+            row_args, row_kwargs = tree_unflatten(_replaced(leaves, dict(zip(of_row, row, strict=True))), tree)
+            return _prediction(unet(*row_args, **row_kwargs))
+
+        return n, *self._flops_per_row("unet", inputs, one_row)
 
     def _before_denoiser(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._paused:
@@ -158,7 +163,7 @@ class Meters:
             self.charge("flops", fwd * rows)
 
     def _after_denoiser(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        prediction: Any = out.sample if hasattr(out, "sample") else out[0]
+        prediction = _prediction(out)
         if not self._paused and prediction.requires_grad:
             rows, _, bwd = self._denoiser_flops(unet, args, kwargs)
             prediction.register_hook(lambda _: self._on_backward("denoiser_bwd", rows, bwd))
@@ -241,7 +246,7 @@ def denoiser_rows(model: BaseModel) -> Iterator[Tally]:
     tally = Tally()
 
     def count(unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        tally.charge("denoiser_fwd", _inputs(args, kwargs)[0].shape[0])
+        tally.charge("denoiser_fwd", _latents(args, kwargs).shape[0])
 
     handle = model.unet.register_forward_pre_hook(count, with_kwargs=True)
     try:
@@ -250,10 +255,20 @@ def denoiser_rows(model: BaseModel) -> Iterator[Tally]:
         handle.remove()
 
 
-def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Latents and timestep of a U-Net call, however they were passed."""
-    x_in, t = (*args, *kwargs.values())[:2]
-    return x_in, t
+def _latents(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """Of a call of the denoiser, however they were passed: a U-Net's ``sample``, a transformer's ``hidden_states``."""
+    given = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+    assert isinstance(given, torch.Tensor)
+    return given
+
+
+def _prediction(out: Any) -> torch.Tensor:
+    found: torch.Tensor = out.sample if hasattr(out, "sample") else out[0]
+    return found
+
+
+def _replaced(leaves: Sequence[Any], by: Mapping[int, Any]) -> list[Any]:
+    return [by.get(k, leaf) for k, leaf in enumerate(leaves)]
 
 
 class _MeteredReward(Reward):
