@@ -46,7 +46,7 @@ app = _Group(
         "run": run_.run, "plan": plan.plan, "list": list_.list_, "show": show.show, "status": status.status,
         "logs": logs.logs, "cancel": cancel.cancel,
         "score": score.score, "eval": eval_.eval_, "report": report.report, "merge": merge.merge,
-        "data": _Group("data", help=data.__doc__, commands={"status": data.status}),
+        "data": _Group("data", help=data.__doc__, commands={"status": data.status, "fetch": data.fetch}),
         "study": _Group("study", help=study.__doc__, commands={
             "new": study.new, "links": study.links, "serve": study.serve, "import": study.import_,
         }),

@@ -28,7 +28,7 @@ from bench.cli import _options as o
 @o.runs
 @o.as_json
 def eval_(
-    images: Path | None, suite_name: str, name: str | None, note: str, prompts_to: Path | None, edition: str,
+    images: Path | None, suite_name: str, name: str | None, note: str, prompts_to: Path | None, edition: str | None,
     data: Path | None, limit: int | None, model: str, resolution: int | None, device: str, runs: Path, json: bool,
 ) -> int:  # fmt: skip
     """Score images that somebody else made and put them on the board, without a budget, marked external."""
@@ -38,6 +38,7 @@ def eval_(
     from bench.core.errors import UserError
 
     base, variant = suites.resolve(suite_name)
+    edition = suites.edition_of(base, variant, edition)
     suite = registry.load("suites", base)(edition, variant=variant, data_dir=data, limit=limit)
     if prompts_to is not None:
         _write_prompts(prompts_to, [(p.id, p.text) for p in suite.prompts])

@@ -24,6 +24,7 @@ def plan(json: bool, **options: Any) -> int:
     from bench.engine.options import Options
     from bench.engine.plan import make_plan
 
+    options = o.filled(options)
     options["settings"], _ = o.split_settings(options["settings"])
     made = make_plan(Options(**options))
     costs = [expect(run, options["runs"]) for run in made.runs]

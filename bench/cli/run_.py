@@ -49,6 +49,7 @@ def run(
     from bench.engine.options import Options
     from bench.engine.plan import make_plan
 
+    options = o.filled(options)
     options["settings"], where = o.split_settings(options["settings"])
     launch = _launcher(launcher, where, jobs=jobs, config=config, wait=wait)
     plan = make_plan(Options(**options))

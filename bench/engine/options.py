@@ -18,13 +18,20 @@ class Options:
     """Reward expression; None is the suite's own."""
     model: str | None = None
     """Base model name or folder; None is the suite's own."""
-    edition: str = "sample"
+    edition: str | None = None
+    """None: sample, or full where only that edition has the prompts that ``suite`` names."""
     seeds: str = "1"
     """A number of tuning seeds (3 means 0, 1, 2) or a list with a comma ("4,", "0,7")."""
     budget: tuple[str, ...] = ()
     """``kind=limit`` pairs that replace the suite's budget."""
     settings: tuple[str, ...] = ()
     """``key=value`` for every tuner of the plan, or ``tuner.key=value`` for one."""
+    protocol: tuple[str, ...] = ()
+    """``key=value`` in place of the suite's settings, such as ``sampler.n_steps=25`` (``bench.engine.protocol``)."""
+    train_list: str | None = None
+    """A published list of training prompts by name, or a file; None is the suite's own."""
+    recipe: str = ""
+    """Where the options that the user did not give come from; named in the spec, changes nothing by itself."""
     data: Path | None = None
     """Folder of the published prompt files; None reads TUNEBENCH_DATA."""
     limit: int | None = None

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import inspect
 import itertools
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from bench.core.errors import UserError, unknown_name
 from bench.core.identity import digest, file_sha256
 from bench.core.types import RunSpec, Suite, SuiteSpec
 from bench.engine.options import Options
+from bench.engine.protocol import at_scale, parse_protocol, with_protocol
 from bench.store import atomic
 from bench.store.runs import RunFolder, run_folder
 
@@ -128,9 +130,13 @@ def _suite(name: str, options: Options) -> Suite:
     if known and base not in known:
         raise unknown_name("suite", base, known, "bench list suites")
     make = registry.load("suites", base)
-    found = make(options.edition, variant=variant, data_dir=options.data, limit=options.limit)
+    edition = suites.edition_of(base, variant, options.edition)
+    chosen = {} if options.train_list is None else {"train_list": options.train_list}
+    if chosen and "train_list" not in inspect.signature(make).parameters:
+        raise UserError(f"the suite {base} has training prompts of its own and takes no list", hint="no --train-list")
+    found = make(edition, variant=variant, data_dir=options.data, limit=options.limit, **chosen)
     assert isinstance(found, Suite)
-    return found
+    return with_protocol(found, parse_protocol(options.protocol))
 
 
 def _tuners(options: Options) -> tuple[list[ChosenTuner], tuple[str, ...]]:
@@ -244,9 +250,10 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     from bench.diffusion.sources import find_source
     from rewards import expression
 
+    source = find_source(options.model or suite.spec.model)
+    suite = at_scale(suite, source.name)
     s = suite.spec
     _check_batches(s, options)
-    source = find_source(options.model or s.model)
     own = tuner.cls.trained_reward(tuner.config, source.name)
     reward = expression.canonical(options.reward or own or s.reward)
     spec = RunSpec(
@@ -258,7 +265,8 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
         train_sampler=s.train_sampler, global_batch=s.global_batch, eval_seeds=s.eval_seeds,
         fractions=parse_fractions(options.fractions, s.fractions),
-        metrics=s.metrics, seed=seed, files=_digests(tuner.cls.files(tuner.config)),
+        metrics=s.metrics, seed=seed, files=_digests(tuner.cls.files(tuner.config)), train_list=suite.train_list,
+        protocol=parse_protocol(options.protocol), recipe=options.recipe,
     )  # fmt: skip
     folder = run_folder(options.runs, spec)
     return PlannedRun(
