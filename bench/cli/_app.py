@@ -7,6 +7,7 @@ import sys
 import click
 
 from bench.cli import (
+    assets,
     cancel,
     check,
     data,
@@ -47,6 +48,7 @@ app = _Group(
         "logs": logs.logs, "cancel": cancel.cancel,
         "score": score.score, "eval": eval_.eval_, "report": report.report, "merge": merge.merge,
         "data": _Group("data", help=data.__doc__, commands={"status": data.status, "fetch": data.fetch}),
+        "assets": _Group("assets", help=assets.__doc__, commands={"status": assets.status, "fetch": assets.fetch}),
         "study": _Group("study", help=study.__doc__, commands={
             "new": study.new, "links": study.links, "serve": study.serve, "import": study.import_,
         }),
