@@ -17,6 +17,7 @@ from bench.cli import (
     new,
     plan,
     report,
+    reward,
     run_,
     score,
     show,
@@ -47,6 +48,9 @@ app = _Group(
         "logs": logs.logs, "cancel": cancel.cancel,
         "score": score.score, "eval": eval_.eval_, "report": report.report, "merge": merge.merge,
         "data": _Group("data", help=data.__doc__, commands={"status": data.status}),
+        "reward": _Group("reward", help=reward.__doc__, commands={
+            "train": _Group("train", help="Fit a reward model to votes.", commands={"tree": reward.tree}),
+        }),
         "study": _Group("study", help=study.__doc__, commands={
             "new": study.new, "links": study.links, "serve": study.serve, "import": study.import_,
         }),
