@@ -2,8 +2,8 @@
 cosine is the reward ``blip`` (``rewards.caption``).
 
     (z_no, z_match) = W h + b,   h state of the first token of the text encoder that attends to the image
-    blip-itm        P(match) = softmax(z)_match, as BLIP prints it
-    blip-itm-logit  log odds z_match - z_no: the same order, and a gradient where the probability has none left
+    blip-itm              P(match) = softmax(z)_match, as BLIP prints it
+    blip-itm(form=logit)  log odds z_match - z_no: the same order, and a gradient where the probability has none left
 
 The prompt is 35 tokens, padded or cut, as in BLIP's own matching code; its first token stays [CLS] there too.
 """
@@ -12,31 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from bench.assets import need
+from bench.assets.files import sha256_of_all, weights_in
 from bench.core.contract import Reward
+from bench.core.errors import UserError
 from bench.core.identity import plain
 from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
-from rewards.caption import _weights, published
 from rewards.check import check_images
 from rewards.clip import Preprocess
 
-REPOSITORY = "blip-itm-base-coco"
 N_TOKENS = 35
-
-Form = Literal["probability", "logit"]
-
-
-def blip_itm(device: str = "cpu") -> BlipItm:
-    """Probability that image and prompt match, by BLIP's matching head."""
-    return BlipItm(published("blip-itm", REPOSITORY), "probability", device)
+UNITS = {"probability": "probability", "logit": "log odds, nats"}
 
 
-def blip_itm_logit(device: str = "cpu") -> BlipItm:
-    """Log odds that image and prompt match, by BLIP's matching head: blip-itm before the softmax."""
-    return BlipItm(published("blip-itm-logit", REPOSITORY), "logit", device)
+def blip_itm(device: str = "cpu", form: str = "probability") -> BlipItm:
+    """Probability that image and prompt match, by BLIP's matching head; blip-itm(form=logit) is its log odds."""
+    return BlipItm(need("blip-itm"), form, device)
 
 
 class BlipItm(Reward):
@@ -44,27 +39,29 @@ class BlipItm(Reward):
 
     Args:
         folder: ``save_pretrained`` folder of BlipForImageTextRetrieval, AutoTokenizer and the image processor.
-        form: what is measured.
+        form: what is measured, ``probability`` or ``logit``.
 
     Raises:
-        UserError: files are missing or damaged.
+        UserError: files are missing or damaged, or no such form.
     """
 
     family = "BLIP"
     licence = "BSD-3-Clause"
 
-    def __init__(self, folder: Path, form: Form, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, form: str = "probability", device: str = "cpu") -> None:
         from transformers import BlipForImageTextRetrieval
 
-        self.form: Form = form
-        self.name = "blip-itm" if form == "probability" else "blip-itm-logit"
-        self.unit = "probability" if form == "probability" else "log odds, nats"
-        self.weights_sha256 = _weights(self.name, folder)
+        if form not in UNITS:
+            raise UserError(f"blip-itm: form = {form!r}", valid=", ".join(UNITS))
+        self.form = form
+        self.name = "blip-itm" if form == "probability" else f"blip-itm-{form}"
+        self.unit = UNITS[form]
         self.device = torch.device(device)
         self.preprocess = Preprocess.read(folder)
         with reading(folder):
             self.tokenizer: Any = load_tokenizer(folder)
             self.model: Any = load_pretrained(BlipForImageTextRetrieval, folder)
+            self.weights_sha256 = sha256_of_all(weights_in(folder))
         self.model.eval().requires_grad_(False).to(self.device)
         self.n_tokens = min(N_TOKENS, int(self.model.config.text_config.max_position_embeddings))
 

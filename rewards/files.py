@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bench.assets import ENVIRONMENT
 from bench.core.errors import UserError
-
-ENVIRONMENT = "TUNEBENCH_MODELS"
 
 
 def models_folder(reward: str, name: str, file: str, *, hint: str = "") -> Path:

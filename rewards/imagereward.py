@@ -22,14 +22,15 @@ from typing import Any
 
 import torch
 
+from bench.assets import UNSAFE_PICKLE, allowed, need
+from bench.assets.files import sha256_of
 from bench.core.contract import Reward
 from bench.core.errors import UserError
-from bench.core.identity import file_sha256, plain
+from bench.core.identity import plain
 from bench.diffusion.models import quiet
 from bench.diffusion.pretrained import load_tokenizer, reading
 from rewards.check import check_images
 from rewards.clip import Preprocess
-from rewards.files import models_folder
 
 WEIGHTS, CONFIG = "ImageReward.pt", "med_config.json"
 MEAN, SD = 0.16717362830052426, 1.0333394966054072
@@ -39,7 +40,7 @@ HEAD_WIDTH = 64
 """Channels of an attention head, in every ViT that BLIP comes with; a checkpoint does not tell."""
 VISION_EPS = 1e-6
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-VALID = f"a folder with {WEIGHTS} and {CONFIG} of THUDM/ImageReward and the vocab.txt of bert-base-uncased"
+VALID = f"{WEIGHTS} and {CONFIG} of zai-org/ImageReward"
 
 State = Mapping[str, torch.Tensor]
 
@@ -58,14 +59,15 @@ _VISION_NAMES = (
 
 def imagereward(device: str = "cpu") -> ImageReward:
     """ImageReward v1: human preference for an image given its prompt, on BLIP (Xu et al., NeurIPS 2023)."""
-    return ImageReward(models_folder("imagereward", "ImageReward", WEIGHTS), device)
+    return ImageReward(need("imagereward"), need("bert-base-uncased"), device)
 
 
 class ImageReward(Reward):
     """Human preference for an image given its prompt, standardised as published; higher is better.
 
     Args:
-        folder: ``ImageReward.pt``, ``med_config.json`` and a BERT vocabulary (``vocab.txt`` or ``tokenizer.json``).
+        folder: ``ImageReward.pt`` and ``med_config.json``.
+        vocabulary: folder of BERT's tokenizer, ``bert-base-uncased``.
 
     Raises:
         UserError: a file is missing, damaged, of another layout, or a pickle that would run code.
@@ -76,7 +78,7 @@ class ImageReward(Reward):
     licence = "Apache-2.0"
     unit = "standard deviations"
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, vocabulary: Path, device: str = "cpu") -> None:
         from transformers import BertTokenizerFast
         from transformers.models.blip.modeling_blip import BlipTextModel, BlipVisionModel
 
@@ -91,10 +93,10 @@ class ImageReward(Reward):
         if weight.numel() != self.text.config.hidden_size:
             raise UserError(f"{folder / WEIGHTS}: the head reads {weight.numel()} features, the text encoder gives "
                             f"{self.text.config.hidden_size}", valid=VALID)  # fmt: skip
-        with reading(folder):
-            self.tokenizer: Any = load_tokenizer(folder, BertTokenizerFast)
+        with reading(vocabulary):
+            self.tokenizer: Any = load_tokenizer(vocabulary, BertTokenizerFast)
         if len(self.tokenizer) > self.text.config.vocab_size or self.tokenizer.cls_token_id is None:
-            raise UserError(f"the vocabulary in {folder} has {len(self.tokenizer)} words, the text encoder "
+            raise UserError(f"the vocabulary in {vocabulary} has {len(self.tokenizer)} words, the text encoder "
                             f"{self.text.config.vocab_size}", valid="the vocab.txt of bert-base-uncased")  # fmt: skip
         self.device = torch.device(device)
         for tower in (self.vision, self.text):
@@ -102,7 +104,7 @@ class ImageReward(Reward):
         self.weight, self.bias = weight.to(self.device), bias.to(self.device)
         side = int(self.vision.config.image_size)
         self.preprocess = Preprocess(side, side, CLIP_MEAN, CLIP_STD)
-        self.weights_sha256 = file_sha256(folder / WEIGHTS)
+        self.weights_sha256 = sha256_of(folder / WEIGHTS)
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         check_images(self.name, images, prompts)
@@ -208,12 +210,15 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], State]:
     try:
         # the loader's own warnings are about what it then refuses
         with reading(folder / WEIGHTS), warnings.catch_warnings(action="ignore"):
-            state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
+            safe = not allowed(UNSAFE_PICKLE, "imagereward")
+            state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=safe)
+    except UserError as err:
+        if not isinstance(err.__cause__, pickle.UnpicklingError):
+            raise
         raise UserError(
-            f"{folder / WEIGHTS} is refused: it is damaged, or a pickle that would run code while it is read "
-            f"({str(err).strip().splitlines()[0]})", valid="a file of tensors alone, as published",
-        ) from err  # fmt: skip
+            f"{folder / WEIGHTS} is refused: it is damaged, or a pickle that would run code while it is read",
+            valid=f"a file of tensors alone, as published; {UNSAFE_PICKLE}=imagereward for one whose code you trust",
+        ) from err
     tensors = isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())
     if not tensors or not any(key.startswith("blip.visual_encoder.") for key in state):
         raise UserError(f"{folder / WEIGHTS} holds no ImageReward: weights are expected under blip.visual_encoder., "

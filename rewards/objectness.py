@@ -18,20 +18,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from bench.assets import need
+from bench.assets.files import sha256_of_all, weights_in
 from bench.core.contract import Reward
 from bench.core.errors import UserError
 from bench.core.identity import plain
 from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
-from rewards.caption import _weights, published
 from rewards.check import check_images
 
-REPOSITORY = "owlvit-base-patch32"
 CLASS = "book"
 
 
 def objectness(device: str = "cpu", class_: str = CLASS) -> Objectness:
     """Highest score of any box for the class "book" under OWL-ViT, lower is better (DRTune); objectness(class=cat)."""
-    return Objectness(published("objectness", REPOSITORY), class_, device)
+    return Objectness(need("owlvit-base-patch32"), class_, device)
 
 
 class Objectness(Reward):
@@ -58,12 +58,12 @@ class Objectness(Reward):
 
         self.class_ = class_
         self.name = "objectness-" + re.sub(r"\W+", "-", class_.strip())
-        self.weights_sha256 = _weights("objectness", folder)
         self.device = torch.device(device)
         self.mean, self.std = _statistics(folder)
         with reading(folder):
             tokenizer: Any = load_tokenizer(folder)
             self.model: Any = load_pretrained(OwlViTForObjectDetection, folder)
+            self.weights_sha256 = sha256_of_all(weights_in(folder))
         self.model.eval().requires_grad_(False).to(self.device)
         self.side = int(self.model.config.vision_config.image_size)
         self.query = self._embed(tokenizer)

@@ -7,6 +7,7 @@ import sys
 import click
 
 from bench.cli import (
+    assets,
     cancel,
     check,
     data,
@@ -48,6 +49,7 @@ app = _Group(
         "logs": logs.logs, "cancel": cancel.cancel,
         "score": score.score, "eval": eval_.eval_, "report": report.report, "merge": merge.merge,
         "data": _Group("data", help=data.__doc__, commands={"status": data.status}),
+        "assets": _Group("assets", help=assets.__doc__, commands={"status": assets.status, "fetch": assets.fetch}),
         "reward": _Group("reward", help=reward.__doc__, commands={
             "train": _Group("train", help="Fit a reward model to votes.", commands={"tree": reward.tree}),
         }),

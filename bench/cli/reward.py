@@ -8,8 +8,6 @@ import click
 
 from bench.cli import _options as o
 
-BACKBONE = "blip-itm-large-coco"
-
 HELP = """Train TreeReward's reward model on a file of votes: six dimensions, two branches and a gate on BLIP.
 
 \b
@@ -34,7 +32,7 @@ folder that it writes is the reward tree(folder=NAME) when it lies in TUNEBENCH_
               help="Folder that the image files are relative to. Default: FILE's.")  # fmt: skip
 @click.option("--backbone", metavar="DIR",
               help="A BlipForImageTextRetrieval folder with its tokenizer, or tiny-clip for the tiny world. "
-                   f"Default: {BACKBONE} in TUNEBENCH_MODELS.")  # fmt: skip
+                   "Default: the asset blip-itm, a ViT-B; the paper's is a ViT-L, as in blip-itm-large-coco.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="New folder for the tree.")
 @click.option("--structure", default="tree", show_default=True, help="tree, global or decoupled (the paper's table 3).")
 @click.option("--steps", type=int, default=0, help="Optimiser steps. Default: four passes over the votes, or 100.")
@@ -56,6 +54,7 @@ def tree(
 ) -> int:  # fmt: skip
     import torch
 
+    from bench.assets import need
     from bench.cli._output import print_json, print_table
     from bench.core.errors import UserError
     from bench.engine.progress import Progress
@@ -68,7 +67,7 @@ def tree(
         raise UserError(f"--device {device}: this Python sees no such device",
                         valid="cpu, auto, or cuda where there is one")  # fmt: skip
     card = train_tree(Training(
-        votes, backbone or _published(), out, images, structure, steps, batch, micro_batch, lr, trunk_lr, frozen, seed,
+        votes, backbone or str(need("blip-itm")), out, images, structure, steps, batch, micro_batch, lr, trunk_lr, frozen, seed,
         device, checkpoint_s,
     ), Progress(quiet=json))  # fmt: skip
     if json:
@@ -84,9 +83,3 @@ def tree(
     command = f"TUNEBENCH_MODELS={out.resolve().parent} bench run --suite coco --tuner drtune --reward '{name}'"
     print(f"tree: {out} (README.md says how good it is)\nuse it: {command}")
     return 0
-
-
-def _published() -> str:
-    from rewards.caption import published
-
-    return str(published("tree's backbone", BACKBONE))

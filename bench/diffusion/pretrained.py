@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,8 @@ def reading(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as err:
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError,
+            AttributeError, EOFError) as err:  # fmt: skip
         lines = [line for line in str(err).splitlines() if line.strip()] or [""]
         raise UserError(f"{path} cannot be read: {type(err).__name__}: {lines[0]}", valid=WHOLE) from err
 
@@ -48,15 +50,17 @@ def load_tokenizer(folder: Path, cls: Any = None) -> Any:
 
 
 def load_pretrained(cls: Any, folder: Path) -> Any:
-    """``cls.from_pretrained(folder)`` in float32 from safetensors; call it within ``reading``.
+    """``cls.from_pretrained(folder)`` in float32, from safetensors or, where there are none, a pickle of tensors alone;
+    call it within ``reading``.
 
     Raises:
         UserError: weights that the model needs are not in the files; transformers would draw random ones.
     """
     with quiet(), torch.random.fork_rng(devices=[]):
         model, info = cls.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+            folder, dtype=torch.float32, use_safetensors=any(folder.glob("*.safetensors")), local_files_only=True,
+            weights_only=True, output_loading_info=True,
+        )  # fmt: skip
     if absent := sorted(info["missing_keys"]):
         raise UserError(f"{folder} has no weights for {len(absent)} tensors of {cls.__name__}, such as {absent[0]}",
                         valid=WHOLE)  # fmt: skip

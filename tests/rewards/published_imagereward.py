@@ -80,7 +80,14 @@ def save(folder: Path, state: State) -> Path:
         "num_attention_heads": TEXT_HEADS, "num_hidden_layers": TEXT_LAYERS, "vocab_size": 12, "encoder_width": 24,
         "add_cross_attention": True, "pad_token_id": 0, "model_type": "bert",
     }))  # fmt: skip
+    return folder
+
+
+def save_vocabulary(folder: Path) -> Path:
+    """As bert-base-uncased has it."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     return folder
 
 

@@ -61,10 +61,11 @@ def test_batches_change_nothing_and_long_prompts_are_counted(folder: Path) -> No
 
 def test_both_are_found_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEBENCH_MODELS", str(folder.parent))
-    for name in ("blip-itm", "blip-itm-logit"):
-        reward = load_reward(name)
-        assert (reward.name, reward.family) == (name, "BLIP")
-    assert load_reward("blip-itm").identity() != load_reward("blip-itm-logit").identity()
+    plain, odds = load_reward("blip-itm"), load_reward("blip-itm(form=logit)")
+    assert (plain.name, plain.family, odds.name) == ("blip-itm", "BLIP", "blip-itm-logit")
+    assert plain.identity() != odds.identity()
+    with pytest.raises(UserError, match="form = 'odds'"):
+        load_reward("blip-itm(form=odds)")
 
 
 @pytest.mark.parametrize("what", ["truncated", "no head", "no tokenizer", "no weights"])

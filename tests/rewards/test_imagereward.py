@@ -29,8 +29,13 @@ def folder(state: published.State, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def reward(folder: Path) -> ImageReward:
-    return ImageReward(folder)
+def vocabulary(folder: Path) -> Path:
+    return published.save_vocabulary(folder.parent / "bert-base-uncased")
+
+
+@pytest.fixture(scope="module")
+def reward(folder: Path, vocabulary: Path) -> ImageReward:
+    return ImageReward(folder, vocabulary)
 
 
 def pictures(n: int, height: int = published.SIDE, width: int = published.SIDE) -> torch.Tensor:
@@ -100,8 +105,8 @@ def test_the_head_of_the_published_size_folds_too() -> None:
     torch.testing.assert_close((h.double() @ weight.double() + bias.double()), chain[:, 0], rtol=0, atol=1e-6)
 
 
-def test_the_gradient_is_that_of_finite_differences(folder: Path) -> None:
-    reward = ImageReward(folder)
+def test_the_gradient_is_that_of_finite_differences(folder: Path, vocabulary: Path) -> None:
+    reward = ImageReward(folder, vocabulary)
     reward.vision.double()
     reward.text.double()
     reward.weight, reward.bias = reward.weight.double(), reward.bias.double()
@@ -127,7 +132,7 @@ def test_long_prompts_are_cut_at_35_tokens_and_counted(reward: ImageReward) -> N
     assert torch.equal(reward.score(images, [short]), reward.score(images, [long]))
 
 
-def test_it_is_found_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_found_by_name(folder: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEBENCH_MODELS", str(folder.parent))
     named = load_reward("imagereward")
     assert (named.name, named.family, named.minimise) == ("imagereward", "BLIP", False)
@@ -153,7 +158,7 @@ def damaged(folder: Path, state: published.State, what: str) -> None:
         case "no config":
             (folder / "med_config.json").unlink()
         case "no vocabulary":
-            (folder / "vocab.txt").unlink()
+            (folder.parent / "bert/vocab.txt").unlink()
         case "truncated":
             weights.write_bytes(weights.read_bytes()[:5000])
         case "pickle":
@@ -173,7 +178,7 @@ def damaged(folder: Path, state: published.State, what: str) -> None:
         case "other config":
             (folder / "med_config.json").write_text(json.dumps({"num_attention_heads": 3}))
         case "big vocabulary":
-            (folder / "vocab.txt").write_text("\n".join([*published.VOCABULARY, *"bcdefghi"]))
+            (folder.parent / "bert/vocab.txt").write_text("\n".join([*published.VOCABULARY, *"bcdefghi"]))
 
 
 @pytest.mark.parametrize(
@@ -195,10 +200,10 @@ def damaged(folder: Path, state: published.State, what: str) -> None:
     ],
 )
 def test_what_is_wrong_with_the_files_is_said(state: published.State, tmp_path: Path, what: str, says: str) -> None:
-    folder = published.save(tmp_path / "ImageReward", state)
+    folder, vocabulary = published.save(tmp_path / "ImageReward", state), published.save_vocabulary(tmp_path / "bert")
     damaged(folder, state, what)
     with pytest.raises(UserError, match=says):
-        ImageReward(folder)
+        ImageReward(folder, vocabulary)
     assert not Path("/tmp/imagereward-was-run").exists()
 
 
