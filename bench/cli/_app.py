@@ -18,6 +18,7 @@ from bench.cli import (
     new,
     plan,
     report,
+    reward,
     run_,
     score,
     show,
@@ -49,6 +50,9 @@ app = _Group(
         "score": score.score, "eval": eval_.eval_, "report": report.report, "merge": merge.merge,
         "data": _Group("data", help=data.__doc__, commands={"status": data.status, "fetch": data.fetch}),
         "assets": _Group("assets", help=assets.__doc__, commands={"status": assets.status, "fetch": assets.fetch}),
+        "reward": _Group("reward", help=reward.__doc__, commands={
+            "train": _Group("train", help="Fit a reward model to votes.", commands={"tree": reward.tree}),
+        }),
         "study": _Group("study", help=study.__doc__, commands={
             "new": study.new, "links": study.links, "serve": study.serve, "import": study.import_,
         }),

@@ -374,7 +374,9 @@ def _unused_reward(tuner: ChosenTuner, source: ModelSource, options: Options) ->
 
 def _reward_class(reward: str) -> type[Reward]:
     """The class of a registered reward, or what its function says it returns: no weights are loaded to plan."""
-    made = registry.load("rewards", reward)
+    from rewards.expression import registered
+
+    made = registry.load("rewards", registered(reward))
     made = made if isinstance(made, type) else typing.get_type_hints(made).get("return")
     return made if isinstance(made, type) and issubclass(made, Reward) else Reward
 

@@ -30,8 +30,12 @@ class Rewards(Metric):
         trained = terms(scene.trained_reward)
         measured = []
         tuned_for = (trained.canonical, *trained.names)
+        told = set[str]()
         for name in dict.fromkeys((*tuned_for, *PREFERENCE_JUDGES, *PROPERTIES)):
             reward = judge(name, scene.device)
+            if reward.name in told:  # an argument that is the default, as in compressibility(quality=10)
+                continue
+            told.add(reward.name)
             measured.append(_mean(name, reward, scene, at))
             if not is_base(scene) and (name in tuned_for or name in PREFERENCE_JUDGES):
                 measured.append(_win_rate(name, reward, scene, at))

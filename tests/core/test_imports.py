@@ -27,6 +27,7 @@ NEVER = {
     "bench.launch": ("torch", "bench.engine", "bench.diffusion", "tuners", "rewards", "suites", "leaderboard"),
     "bench.study": ("torch", "bench.engine", "bench.diffusion", "bench.cli", "tuners", "rewards", "suites"),
     "bench.tiny": ("bench.engine", "bench.store", "tuners", "rewards", "suites", "leaderboard"),
+    "bench.trees": ("tuners", "rewards", "suites", "leaderboard", "bench.engine", "bench.metrics", "bench.cli"),
     "tuners": ("rewards", "bench.metrics", "leaderboard", "suites", "bench.engine"),
     "rewards": ("tuners", "leaderboard", "bench.engine"),
     "suites": ("torch", "tuners", "rewards", "leaderboard", "bench.diffusion", "bench.engine"),
