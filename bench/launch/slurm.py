@@ -22,7 +22,8 @@ from bench.store.runs import RunFolder
 POLL_S = 2.0
 POLL_MAX_S = 30.0
 GONE_S = 30.0
-"""How long the file system may take to show a record that a job on another node wrote."""
+"""How long the file system may take to show a record that a job on another node wrote, and Slurm to end the job of a
+run that is done."""
 
 
 class Slurm(Launcher):
@@ -136,17 +137,21 @@ class Slurm(Launcher):
               f"{array.resources.time_min} min = {array.why}", file=sys.stderr)  # fmt: skip
 
     def _wait(self, jobs: Sequence[Job], ids: Sequence[str]) -> list[Outcome]:
-        """Until every run has a record, or its job is gone from the queue."""
+        """Until every run has a record and all jobs are over; a run whose job is gone without one is lost."""
         waiting = {job.folder for job in jobs}
-        mine, gone_s, poll_s = set(ids), 0.0, POLL_S
-        while waiting and gone_s < GONE_S:
+        mine, idle_s, poll_s = set(ids), 0.0, POLL_S
+        while idle_s < GONE_S:
             time.sleep(poll_s)
             waiting = {folder for folder in waiting if not RunFolder(folder).record_path.exists()}
-            queued = mine & slurm_cluster.active_jobs().keys()
-            if not queued and gone_s == 0.0:
-                poll_s = POLL_S
-            gone_s = 0.0 if queued else gone_s + poll_s
-            poll_s = min(POLL_MAX_S, 1.1 * poll_s) if queued else POLL_S
+            try:
+                queued = bool(mine & slurm_cluster.active_jobs().keys())
+            except UserError:
+                continue  # a controller that is being restarted has not lost its jobs
+            if not waiting and not queued:
+                break
+            # records without a job, or jobs without a run: the file system, or Slurm, needs a moment
+            idle_s = 0.0 if queued and waiting else idle_s + poll_s
+            poll_s = min(POLL_MAX_S, 1.1 * poll_s) if queued and waiting else POLL_S
         for folder, why in missing(sorted(waiting)).items():
             print(f"lost: {folder.name}: {why}\ntry:   bench logs {folder.name}", file=sys.stderr)
         return [Outcome(job.folder, exits.FAILED if job.folder in waiting else exits.DONE) for job in jobs]

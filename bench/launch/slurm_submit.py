@@ -123,7 +123,7 @@ def parameters(r: Resources, folder: Path, s: SlurmSettings, n_tasks: int, more:
     ours: dict[str, Any] = {
         "job_name": f"tunebench-{r.stage}", "time": r.time_min, "nodes": r.nodes, "ntasks_per_node": r.tasks_per_node,
         "cpus_per_task": r.cpus_per_task, "signal_delay_s": r.signal_s, "stderr_to_stdout": True, "wckey": None,
-        "array_parallelism": s.parallelism or n_tasks, "setup": setup_lines(folder, s.setup),
+        "array_parallelism": s.parallelism or n_tasks, "setup": setup_lines(folder, s.setup, needed=r.stage != "report"),
         # Slurm 22.05 to 23.02 does not hand it on from the job to its steps
         "srun_args": [
             f"--cpus-per-task={r.cpus_per_task}", *(["--kill-on-bad-exit=1"] if r.nodes > 1 else []), *s.srun
