@@ -316,7 +316,8 @@ def _short(kind: str) -> str:
 
 
 def _nonzero(spent: Mapping[str, float]) -> dict[str, float]:
-    return {k: round(v, 6) for k, v in spent.items() if v}
+    """To the last bit: what an attempt did beyond a checkpoint is the difference to what the checkpoint says."""
+    return {k: v for k, v in spent.items() if v}
 
 
 def _finite(scalars: Mapping[str, float]) -> dict[str, float | None]:

@@ -72,6 +72,7 @@ class Slurm(Launcher):
         for array in arrays:
             r = array.resources
             stage = "" if r.stage == "all" else f" {r.stage}"
+            stage += _part(array)
             lines.append(f"array{stage}: {len(array.tasks)} job(s), {len(array.jobs)} run(s), each job {r.text()}, "
                          f"{r.time_min} min")  # fmt: skip
             lines.append(f"  {r.time_min} min = {array.why}")
@@ -94,12 +95,13 @@ class Slurm(Launcher):
         ids: list[str] = []
         start = time.monotonic()
         try:
-            tuned = ""
+            before: list[tuple[str, str]] = []
             for number, array in enumerate(arrays):
-                after = tuned if array.resources.stage == "evaluate" else ""
-                new = submit(array, folder / f"{number:03d}", self.settings, self.facts, after)
+                if array.resources.stage in ("all", "tune"):
+                    before = []
+                new = submit(array, folder / f"{number:03d}", self.settings, self.facts, _after(array, before))
                 ids += new
-                tuned = new[0].partition("_")[0]
+                before.append((array.resources.stage, new[0].partition("_")[0]))
                 self._say(array, new)
         except UserError as err:
             raise _partly(err, ids) from err
@@ -132,7 +134,7 @@ class Slurm(Launcher):
     def _say(self, array: Array, ids: Sequence[str]) -> None:
         number, _, _ = ids[0].partition("_")
         what = f"array {number}: {len(ids)} jobs" if len(ids) > 1 else f"job {number}"
-        stage = "" if array.resources.stage == "all" else f", stage {array.resources.stage}"
+        stage = "" if array.resources.stage == "all" else f", stage {array.resources.stage}{_part(array)}"
         print(f"{what}, {len(array.jobs)} run(s){stage}, each job {array.resources.text()}, "
               f"{array.resources.time_min} min = {array.why}", file=sys.stderr)  # fmt: skip
 
@@ -155,6 +157,22 @@ class Slurm(Launcher):
         for folder, why in missing(sorted(waiting)).items():
             print(f"lost: {folder.name}: {why}\ntry:   bench logs {folder.name}", file=sys.stderr)
         return [Outcome(job.folder, exits.FAILED if job.folder in waiting else exits.DONE) for job in jobs]
+
+
+def _after(array: Array, before: Sequence[tuple[str, str]]) -> str:
+    """What an array waits for, as sbatch's --dependency has it, of the (stage, array) that go before.
+
+    Each task for the tuning of its own runs, which must have ended well, and for parts of images only to be over: a
+    part that is missing is made by the last stage, and a job that died takes no other with it.
+    """
+    tuned = [f"aftercorr:{job}" for stage, job in before if stage == "tune"]
+    parts = [job for stage, job in before if stage == "generate"] if array.resources.stage == "evaluate" else []
+    return ",".join([*tuned, *(["afterany:" + ":".join(parts)] if parts else [])])
+
+
+def _part(array: Array) -> str:
+    number, of = array.shard
+    return f", part {number + 1} of {of}" if of > 1 else ""
 
 
 def _partly(err: UserError, ids: Sequence[str]) -> UserError:
