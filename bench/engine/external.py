@@ -32,7 +32,7 @@ from bench.core.record import (
     is_human,
 )  # fmt: skip
 from bench.core.types import RunSpec, Suite
-from bench.diffusion.models import load_model
+from bench.diffusion.models import BaseModel, load_model
 from bench.diffusion.sources import find_source
 from bench.engine import imaging, scoring
 from bench.engine.attempt import provenance
@@ -228,8 +228,11 @@ def _base(
     root = folder.snapshots / scoring.BASE / "images"
     if (root / "index.jsonl").exists():
         return read_folder(root)
-    model = load_model(request["model"], device=request["device"])
-    return imaging.base_images(root, _cache(folder), model, spec, suite, progress, _never)
+
+    def load() -> BaseModel:
+        return load_model(request["model"], device=request["device"])
+
+    return imaging.base_images(root, _cache(folder), load, spec, suite, progress, _never)
 
 
 def _snapshot(name: str, images: ImageFolder) -> SnapshotEntry:

@@ -24,15 +24,15 @@ def run(world: World, cluster: Cluster, *args: str, tuner: str = "drtune") -> st
 
 @pytest.mark.slow
 def test_twenty_runs_as_one_array_end_on_a_board(slurm: Cluster, world: World) -> None:
-    said = run(world, slurm, *CPU, "--seeds", "20", "--set", "slurm.pack=5", "--set", "slurm.parallelism=2")
-    assert "4 jobs, 20 run(s)" in said
+    said = run(world, slurm, *CPU, "--seeds", "20", "--set", "slurm.pack=4", "--set", "slurm.parallelism=2")
+    assert "5 jobs, 20 run(s)" in said
     slurm.wait(lambda: not slurm.active(), 500)
     records = [json.loads(p.read_text()) for p in world.runs.glob("micro-sample@1/drtune/*/record.json")]
     assert [r["status"] for r in records] == ["done"] * 20
     assert {r["ledger"]["spent"]["steps"] for r in records} == {1}
     states = slurm.queue()
     ids = {p.stem for p in world.runs.glob("micro-sample@1/drtune/*/jobs/*.json")}
-    assert [states[job_id] for job_id in sorted(ids)] == ["COMPLETED"] * 4
+    assert [states[job_id] for job_id in sorted(ids)] == ["COMPLETED"] * 5
     log = next(world.runs.glob(".slurm/*/report/*_log.out")).read_text()
     assert "20 of 20 planned run(s) have a record" in log
     assert "drtune" in (world.runs / "leaderboard" / "index.html").read_text()

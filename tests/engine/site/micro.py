@@ -23,8 +23,11 @@ from tuners.drtune import DRTune
 def suite(
     edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
 ) -> Suite:
-    """Three prompts, two seeds, four steps: a whole run in seconds."""
-    prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(("a red circle", "a blue square", "two stars")))
+    """Three prompts, two seeds, four steps: a whole run in seconds. Variant ``many``: images for several batches."""
+    texts = ["a red circle", "a blue square", "two stars"]
+    if variant == "many":
+        texts += [f"{n} stars" for n in range(3, 35)]
+    prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(texts))
     train = tuple(Prompt(f"t{i}", f"a green thing {i}") for i in range(8))
     kept = prompts[:limit]
     spec = SuiteSpec(
