@@ -26,7 +26,7 @@ def board_page(board: Board, facts: BoardFacts) -> Made:
     return render(
         "board.jinja", root=root, b=board_view(board, facts, root), chart=board_chart(board),
         sample=board.edition == "sample",
-        metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP, styles=("tables.css", "statistics.css"),
-        scripts=("tables.js",),
+        metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP, styles=("tables.css", "statistics.css", "plot.css"),
+        scripts=("tables.js", "charts.js"),
         statistics=board_statistics_html(board, facts, root),
     ), {}  # fmt: skip

@@ -172,7 +172,7 @@ def board_chart(board: Board) -> Markup | None:
     if len(rows) < 2 or not points:
         return None
     names = [f"{row.place}. {row.runs[0].tuner}" for row in rows]
-    return Markup(charts.forest(points, names, charts.Axis("win rate against the base", ".0%"), neutral=0.5))
+    return charts.forest(points, names, charts.Axis("win rate against the base", ".0%"), neutral=0.5)
 
 
 def _series(column: Column) -> str:

@@ -70,9 +70,11 @@ def _environment() -> Environment:
 def render(template: str, *, styles: Sequence[str] = (), scripts: Sequence[str] = (), **values: Any) -> str:
     """A page with the site's style and script and its own ones (names under ``assets/``).
 
-    Only these very scripts may run and nothing may be fetched: text that slipped through escaping stays text.
+    Only these very scripts may run, and on pages with charts the library beside the site that they ask for; nothing else
+    may be fetched: text that slipped through escaping stays text.
     """
     return _environment().get_template(template).render(
         page_styles=[Markup(_asset(name)) for name in ("site.css", *styles)],
-        page_scripts=[_script(name) for name in ("site.js", *scripts)], **values,
+        page_scripts=[_script(name) for name in ("site.js", *scripts)], charts_drawn="charts.js" in scripts,
+        **values,
     )  # fmt: skip

@@ -85,7 +85,7 @@ def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: H
     shown = gallery.choose(tuned, base, changes, {}, "best changes", "worst changes")
     pictures = shown.pictures
     page = render(
-        "run.jinja", styles=("gallery.css", "plot.css"), scripts=("gallery.js",), root=root_of(run_path(run.run_id)),
+        "run.jinja", styles=("gallery.css", "plot.css"), scripts=("gallery.js", "charts.js"), root=root_of(run_path(run.run_id)),
         run=run, record=record, sample=run.edition == "sample", status_help=wording.STATUS_HELP,
         budget=wording.budget_text(run.budget), metrics=run_tables.results(run, record),
         gap=_gap_view(run, hacked), budget_charts=run_charts.over_budget(run), scales=run_charts.over_scales(run),
