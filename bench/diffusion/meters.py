@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -75,6 +75,7 @@ class Meters:
         self._active_s = 0.0
         self._flops: FlopTable = {} if flops is None else flops
         self._handles: list[Any] = []
+        self._tiled = False
 
     def __enter__(self) -> Meters:
         unet, decoder = self._model.unet, self._model.vae.decoder
@@ -86,6 +87,10 @@ class Meters:
             decoder.register_forward_hook(self._after_decoder),
             register_optimizer_step_post_hook(self._on_step),
         ]
+        if hasattr(self._model.vae, "tiled_decode"):
+            self._handles.append(_Wrapped(self._model.vae, "tiled_decode", self._on_tiles))
+        if self._model.compiled:
+            self._handles.append(_WhileCompiling(self.pause))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -150,7 +155,7 @@ class Meters:
         of_row = [k for k, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.ndim]
         inputs = [leaves[k].detach()[:1] if len(leaves[k]) == n else leaves[k].detach() for k in of_row]
 
-        def one_row(*row: torch.Tensor) -> torch.Tensor:
+        def one_row(*row: torch.Tensor) -> Any:
             row_args, row_kwargs = tree_unflatten(_replaced(leaves, dict(zip(of_row, row, strict=True))), tree)
             return _prediction(unet(*row_args, **row_kwargs))
 
@@ -168,10 +173,19 @@ class Meters:
             rows, _, bwd = self._denoiser_flops(unet, args, kwargs)
             prediction.register_hook(lambda _: self._on_backward("denoiser_bwd", rows, bwd))
 
+    def _on_tiles(self, decode: Callable[..., Any], z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """An image that is decoded tile by tile is one image; each tile's FLOPs count."""
+        self.charge("images", z.shape[0])
+        self._tiled = True
+        try:
+            return decode(z, *args, **kwargs)
+        finally:
+            self._tiled = False
+
     def _before_decoder(self, decoder: Any, args: tuple[Any, ...]) -> None:
         if not self._paused:
             fwd, _ = self._flops_per_row("decoder", [args[0][:1].detach()], decoder)
-            self.charge("images", args[0].shape[0])
+            self.charge("images", 0 if self._tiled else args[0].shape[0])
             self.charge("flops", fwd * args[0].shape[0])
 
     def _after_decoder(self, decoder: Any, args: tuple[Any, ...], out: Any) -> None:
@@ -214,6 +228,10 @@ class Meters:
 
     # -- FLOPs
 
+    def _eager(self) -> AbstractContextManager[Any]:
+        """Compiled code hides its operations from the counter."""
+        return torch.compiler.set_stance("force_eager") if self._model.compiled else nullcontext()
+
     def _flops_per_row(
         self, name: str, row: list[torch.Tensor], call: Callable[..., torch.Tensor]
     ) -> tuple[float, float]:
@@ -226,7 +244,7 @@ class Meters:
             first = row[0].clone().requires_grad_()
             # hooks of our own hide the measurement from a checkpoint that this call may be inside of
             mine = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
-            with self.pause(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), mine:
+            with self.pause(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), mine, self._eager():
                 with FlopCounterMode(display=False) as forward:
                     out = call(first, *row[1:])
                 backward_flops = 0
@@ -237,6 +255,41 @@ class Meters:
                     backward_flops = backward.get_total_flops()
             self._flops[key] = (float(forward.get_total_flops()), float(backward_flops))
         return self._flops[key]
+
+
+class _Wrapped:
+    """A method of an object that another is called with instead, until ``remove``."""
+
+    def __init__(self, owner: Any, name: str, by: Callable[..., Any]) -> None:
+        self._owner, self._name = owner, name
+        inner = getattr(owner, name)
+        setattr(owner, name, lambda *args, **kwargs: by(inner, *args, **kwargs))
+
+    def remove(self) -> None:
+        delattr(self._owner, self._name)  # the class's own is there again
+
+
+class _WhileCompiling:
+    """Is inside ``pause`` while torch compiles, forward or backward, until ``remove``."""
+
+    def __init__(self, pause: Callable[[], AbstractContextManager[None]]) -> None:
+        from torch._dynamo.callback import callback_handler
+
+        self._handler, self._pause = callback_handler, pause
+        self._open: list[AbstractContextManager[None]] = []
+        self._handler.register_start_callback(self._start)
+        self._handler.register_end_callback(self._end)
+
+    def _start(self, _: Any) -> None:
+        self._open.append(self._pause())
+        self._open[-1].__enter__()
+
+    def _end(self, _: Any) -> None:
+        self._open.pop().__exit__(None, None, None)
+
+    def remove(self) -> None:
+        self._handler.remove_start_callback(self._start)
+        self._handler.remove_end_callback(self._end)
 
 
 @contextmanager
@@ -262,9 +315,9 @@ def _latents(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
     return given
 
 
-def _prediction(out: Any) -> torch.Tensor:
-    found: torch.Tensor = out.sample if hasattr(out, "sample") else out[0]
-    return found
+def _prediction(out: Any) -> Any:
+    """The tensor in a denoiser's answer."""
+    return out.sample if hasattr(out, "sample") else out[0]
 
 
 def _replaced(leaves: Sequence[Any], by: Mapping[int, Any]) -> list[Any]:

@@ -20,6 +20,7 @@ from bench.core.contract import Patch
 from bench.core.errors import UserError
 from bench.diffusion import adapters
 from bench.diffusion.families import FAMILIES, family_of, images_of
+from bench.diffusion.memory import Fits
 from bench.diffusion.sources import ModelSource, find_source
 
 _MAX_CACHED_BYTES = 2**28
@@ -59,6 +60,10 @@ class BaseModel:
             torch.nn.Module.to(part, device=self.device, dtype=self._dtype_of(part))
         self.truncated: set[str] = set()
         """Prompts that did not fit some text encoder; their end was cut, the end-of-text token kept."""
+        self.fits = Fits()
+        self.computed: Mapping[str, Any] = {}
+        """How, where that is not the plain way: see ``bench.diffusion.execution``."""
+        self.compiled = False
         self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._cached_bytes = 0
 

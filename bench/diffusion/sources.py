@@ -14,6 +14,7 @@ from typing import Any
 from bench.core import registry
 from bench.core.errors import UserError
 from bench.core.identity import digest, file_sha256
+from bench.core.types import SamplerSpec
 from bench.tiny import weights_dir
 
 _PARTS = (".safetensors", ".bin", ".json", ".txt")
@@ -111,6 +112,11 @@ class ModelSource:
     def is_flow(self) -> bool:
         """Whether it is a flow-matching transformer, which one sampler draws from and whose attention nobody leads."""
         return PIPELINES.get(self.pipeline_class()) == "transformer"
+
+    def sampler(self, spec: SamplerSpec) -> SamplerSpec:
+        """The suite's sampler on this model: a flow model's own Euler step takes its place, at its number of steps and
+        guidance."""
+        return replace(spec, scheduler="flow-euler", eta=0.0) if self.is_flow else spec
 
     def _cached_commit(self) -> str:
         index = self.file("model_index.json")

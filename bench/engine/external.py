@@ -32,7 +32,8 @@ from bench.core.record import (
     is_human,
 )  # fmt: skip
 from bench.core.types import RunSpec, Suite
-from bench.diffusion.models import BaseModel, load_model
+from bench.diffusion.execution import Execution
+from bench.diffusion.models import BaseModel
 from bench.diffusion.sources import find_source
 from bench.engine import imaging, scoring
 from bench.engine.attempt import provenance
@@ -138,8 +139,9 @@ def _spec(request: Request, images_digest: str) -> RunSpec:
         suite=s.id, suite_name=s.name, edition=s.edition, variant=s.variant, prompt_hash=s.prompt_hash,
         train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision(),
         model_defaults={}, tuner=request.name, tuner_version=1, label=request.name, tuner_sha256="", settings={},
-        reward="", budget=s.budget, sampler=s.sampler, train_sampler=s.train_sampler, global_batch=s.global_batch,
-        eval_seeds=s.eval_seeds, fractions=(0.0, 1.0), metrics=s.metrics, seed=0, files={"images": images_digest},
+        reward="", budget=s.budget, sampler=source.sampler(s.sampler), train_sampler=source.sampler(s.train_sampler),
+        global_batch=s.global_batch, eval_seeds=s.eval_seeds, fractions=(0.0, 1.0), metrics=s.metrics, seed=0,
+        files={"images": images_digest},
     )  # fmt: skip
 
 
@@ -228,11 +230,13 @@ def _base(
     root = folder.snapshots / scoring.BASE / "images"
     if (root / "index.jsonl").exists():
         return read_folder(root)
+    execution = Execution.of(request, request["device"])
 
     def load() -> BaseModel:
-        return load_model(request["model"], device=request["device"])
+        return execution.load(request["model"], request["device"])
 
-    return imaging.base_images(root, _cache(folder), load, spec, suite, progress, _never)
+    store = imaging.base_store(_cache(folder), spec, execution.to_json())
+    return imaging.base_images(root, store, load, spec, suite, progress, _never)
 
 
 def _snapshot(name: str, images: ImageFolder) -> SnapshotEntry:

@@ -27,7 +27,7 @@ class Generation:
     spec: RunSpec
     suite: Suite
     tuner_ref: str
-    cache: Path
+    base_store: Path
     load_model: Callable[[], BaseModel]
     progress: Progress
     stop: Callable[[], None]
@@ -52,13 +52,13 @@ class Generation:
                 self.part(Shard(0, n))
                 wait(self.stop)
         base = imaging.base_images(
-            wanted[scoring.BASE], self.cache, self.load_model, self.spec, self.suite, self.progress, self.stop
+            wanted[scoring.BASE], self.base_store, self.load_model, self.spec, self.suite, self.progress, self.stop
         )
         return {scoring.BASE: base, **{name: self._tuned(name) for name in self._names()}}
 
     def part(self, shard: Shard) -> None:
         """One slice of every folder, as far as it is missing. Another process may do the same slice at once."""
-        imaging.base_part(self.cache, self.load_model, self.spec, self.suite, self.progress, self.stop, shard)
+        imaging.base_part(self.base_store, self.load_model, self.spec, self.suite, self.progress, self.stop, shard)
         for name in self._names():
             path = self._images(name)
             if imaging.missing(path, self.suite, shard):

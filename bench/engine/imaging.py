@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -35,6 +36,12 @@ COST = "cost.json"
 def u_per_image(folder: Path) -> float | None:
     """U that sampling one image of ``folder`` took; None for folders of before this was measured."""
     return float(atomic.read_json(folder / COST)["u_per_image"]) if (folder / COST).exists() else None
+
+
+def n_truncated(folder: Path) -> int | None:
+    """Prompts of ``folder`` whose end was cut; None for folders of before this was counted."""
+    found = atomic.read_json(folder / COST).get("n_truncated") if (folder / COST).exists() else None
+    return None if found is None else int(found)
 
 
 def pairs_of(suite: Suite) -> list[tuple[Prompt, int]]:
@@ -85,18 +92,26 @@ def make_part(
     there = {key for key, name in names.items() if (folder / name).exists()}
     elsewhere = {key for i, key in enumerate(names) if i not in mine}
     folder.mkdir(parents=True, exist_ok=True)
-    n_made, n_there = 0, len(there - elsewhere)
+    n_made, n_there, n_rows = 0, len(there - elsewhere), 0
     with denoiser_rows(model) as tally, progress.stage(shard.title(title), len(mine), "images", done=n_there) as stage:
+
+        def smaller(text: str) -> None:
+            progress.say(text)
+            tally.take()  # what did not fit is no image's cost
+
         for made in generate(
-            model, suite.prompts, spec.eval_seeds, spec.sampler, patch, batch_size=BATCH, done=there | elsewhere
-        ):
+            model, suite.prompts, spec.eval_seeds, spec.sampler, patch, batch_size=BATCH, done=there | elsewhere,
+            say=smaller,
+        ):  # fmt: skip
             stop()
+            n_rows += int(tally.take().get("denoiser_fwd", 0))
             key = (made.prompt.id, made.seed)
             atomic.write_new(folder / names[key], encode_png(made.image))
             stage.advance(key not in there)
             n_made += 1
     if n_made:
-        atomic.write_json(folder / COST, {"u_per_image": tally.take().get("denoiser_fwd", 0.0) / n_made})
+        n_cut = sum(model.family.is_cut(prompt.text) for prompt in suite.prompts)
+        atomic.write_json(folder / COST, {"u_per_image": n_rows / n_made, "n_truncated": n_cut})
 
 
 def complete(folder: Path, suite: Suite) -> ImageFolder:
@@ -129,13 +144,12 @@ def encode_png(image: torch.Tensor) -> bytes:
 
 
 def base_images(
-    folder: Path, cache: Path, load_model: Callable[[], BaseModel], spec: RunSpec, suite: Suite, progress: Progress,
+    folder: Path, store: Path, load_model: Callable[[], BaseModel], spec: RunSpec, suite: Suite, progress: Progress,
     stop: Callable[[], None],
 ) -> ImageFolder:  # fmt: skip
-    """The base model's images: made once for all runs that share model, prompts, noise and sampler, then linked."""
+    """The base model's images: made once for all runs that share a ``base_store``, then linked into ``folder``."""
     if (folder / "index.jsonl").exists():
         return read_folder(folder)
-    store = _base_store(cache, spec)
     with exclusive(store.with_suffix(".lock"), "the base model's images", wait_s=WAIT_S):
         drop_damaged(store)
         if missing(store, suite):
@@ -148,21 +162,26 @@ def base_images(
 
 
 def base_part(
-    cache: Path, load_model: Callable[[], BaseModel], spec: RunSpec, suite: Suite, progress: Progress,
+    store: Path, load_model: Callable[[], BaseModel], spec: RunSpec, suite: Suite, progress: Progress,
     stop: Callable[[], None], shard: Shard,
 ) -> None:  # fmt: skip
     """One shard of the base model's images; the same shard of another run waits for it instead of making it too."""
-    store = _base_store(cache, spec)
     lock = store.with_name(f"{store.name}-{shard.number}-{shard.of}.lock")
     with exclusive(lock, "a part of the base model's images", wait_s=WAIT_S):
         if missing(store, suite, shard):
             make_part(store, load_model(), spec, suite, BASE, progress, "generate base", stop, shard)
 
 
-def _base_store(cache: Path, spec: RunSpec) -> Path:
+def base_store(cache: Path, spec: RunSpec, computed: Mapping[str, Any]) -> Path:
+    """Where the images of a base model are kept for all runs that share model, prompts, noise and sampler.
+
+    Args:
+        computed: how the model is computed where that is not the plain way (``Execution.to_json``).
+    """
     return cache / "images" / digest({
         "model": spec.model, "revision": spec.model_revision, "prompts": spec.prompt_hash, "limit": spec.limit,
         "sampler": spec.sampler, "eval_seeds": spec.eval_seeds, "batch": BATCH,
+        **({"computed": dict(computed)} if computed else {}),
     }, 16)  # fmt: skip
 
 
