@@ -61,9 +61,13 @@ def fetch(files: Iterable[Published], root: Path, say: Say, *, pause_s: float = 
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     for url, same in by_url.items():
         part = root / FOLDER / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{url.rsplit('/', 1)[-1]}"
-        with exclusive(part.with_name(f"{part.name}.lock"), f"the download of {url}"):
-            found += _one_url(url, same, root, part, say, pause_s)
-        part.with_name(f"{part.name}.lock").unlink(missing_ok=True)
+        lock = part.with_name(f"{part.name}.lock")
+        try:
+            with exclusive(lock, f"the download of {url}"):
+                found += _one_url(url, same, root, part, say, pause_s)
+                lock.unlink()
+        except UserError as err:
+            found += [Fetched(file, root / file.path, err) for file in same]
     with contextlib.suppress(OSError):  # not empty: something can be resumed
         (root / FOLDER).rmdir()
     return found
@@ -74,14 +78,14 @@ def _one_url(
 ) -> list[Fetched]:  # fmt: skip
     try:
         resumed = _download(url, part, say, pause_s)
-        if resumed and any(_trouble(file, part) for file in files):
+        if resumed and all(_trouble(file, part) for file in files):
             # the server's file may have changed between the two halves
             say(f"{url}: the two parts do not fit together; again from the start")
             _forget(part)
             _download(url, part, say, pause_s)
-    except UserError as err:
+        found = [_place(file, root, part, say) for file in files]
+    except UserError as err:  # what is here of it stays, for the next call
         return [Fetched(file, root / file.path, err) for file in files]
-    found = [_place(file, root, part, say) for file in files]
     _forget(part)
     return found
 
@@ -170,6 +174,8 @@ def _try(url: str, part: Path, have: int, say: Say) -> bool:
     """One request, for what is missing of ``part``. Returns whether it is whole."""
     note = part.with_name(f"{part.name}.json")
     known = json.loads(note.read_text("utf-8")) if have and note.exists() else {}
+    if have and known.get("total") == have:
+        return True
     headers = {"User-Agent": "tunebench", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -187,7 +193,7 @@ def _try(url: str, part: Path, have: int, say: Say) -> bool:
         tag = answer.headers.get("ETag", "")
         # a weak tag does not promise equal bytes
         validator = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
-        note.write_text(json.dumps({"url": url, "validator": validator}), "utf-8")
+        note.write_text(json.dumps({"url": url, "validator": validator, "total": total}), "utf-8")
         if have:
             say(f"{url}: going on at {have:,} bytes")
         with part.open("ab" if goes_on else "wb") as out:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.core.errors import UserError, unknown_name
 from suites import resolve
 from suites._card import card, files, names, settings
 from suites._files import ENVIRONMENT, DataError, Published, State, data_root, read
@@ -46,6 +47,8 @@ class Wanted:
     suite: str
     variant: str
     needed: bool = True
+    instead: tuple[Published, ...] = ()
+    """Other forms of it; the first that is there will do."""
 
 
 def wanted(chosen: Sequence[str] = ()) -> list[Wanted]:
@@ -72,7 +75,7 @@ def _of_name(name: str) -> Iterator[Wanted]:
         return
     suite, variant = resolve(name)
     if suite not in names():
-        find_list(name)  # raises, with the closest of both
+        raise unknown_name("suite or training list", name, (*names(), *lists()), "bench data status")
     _, table = settings(suite, "full", variant)
     if "split" not in table:
         yield from _of_list(table.get("train", DEFAULT))
@@ -83,8 +86,10 @@ def _of_name(name: str) -> Iterator[Wanted]:
 
 def _of_list(name: str) -> Iterator[Wanted]:
     default = name == DEFAULT
-    for file in find_list(name).files:
-        yield Wanted(file, "all" if default else name, "training prompts" if default else LIST, default)
+    found = find_list(name)
+    for file in found.files:
+        reader = "training prompts" if default else LIST
+        yield Wanted(file, "all" if default else name, reader, default, found.instead)
 
 
 def status(data_dir: Path | None = None, chosen: Sequence[str] = ()) -> list[DataFile]:
@@ -114,11 +119,14 @@ def _state(w: Wanted, root: Path | None, *, chosen: bool) -> DataFile:
 
     if root is None:
         return answer(file.path, "missing", "no data folder is given", f"--data DIR or {ENVIRONMENT}=DIR")
+    file = next((form for form in (w.file, *w.instead) if (root / form.path).exists()), w.file)
     path = root / file.path
     try:
         rows = read(file, root)
     except DataError as err:
         return answer(str(path), err.state, err.detail, _todo(w, path, err.state))
+    except UserError as err:  # nothing here reads the format
+        return answer(str(path), "wrong", err.problem, err.hint)
     checked = "digest as published" if file.sha256 else "the official digest is not known"
     counted = "" if file.n_rows else ", how many there should be is not known"
     return answer(str(path), "found", f"{len(rows):,} rows{counted}; {checked}", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ def filled(options: dict[str, Any]) -> dict[str, Any]:
             key for key in options if context.get_parameter_source(key) in (source.COMMANDLINE, source.ENVIRONMENT)
         }
         if "tuner" in given and options["tuner"] != found["tuner"]:
+            print(f"recipe {name}: its settings of {found['tuner']} are left out", file=sys.stderr)
             found["settings"] = ()
         if "budget" in given:
             found.pop("budget")

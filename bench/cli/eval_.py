@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -36,10 +37,13 @@ def eval_(
     from bench.cli._output import print_json, print_table
     from bench.core import registry
     from bench.core.errors import UserError
+    from bench.engine.protocol import at_scale
 
     base, variant = suites.resolve(suite_name)
     edition = suites.edition_of(base, variant, edition)
     suite = registry.load("suites", base)(edition, variant=variant, data_dir=data, limit=limit)
+    metrics = at_scale(suite, model or suite.spec.model).spec.metrics
+    suite = dataclasses.replace(suite, spec=dataclasses.replace(suite.spec, metrics=metrics))
     if prompts_to is not None:
         _write_prompts(prompts_to, [(p.id, p.text) for p in suite.prompts])
         print_json({"prompts": str(prompts_to), "n": len(suite.prompts)}) if json else print(
