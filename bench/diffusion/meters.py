@@ -330,7 +330,8 @@ class _MeteredReward(Reward):
     def __init__(self, inner: Reward, meters: Meters) -> None:
         self._inner = inner
         self._meters = meters
-        for name in ("name", "differentiable", "minimise", "family", "unit", "licence", "weights_sha256"):
+        for name in ("name", "differentiable", "minimise", "family", "unit", "licence", "weights_sha256", "input_px",
+                     "value_range", "cost_gmac"):  # fmt: skip
             setattr(self, name, getattr(inner, name))
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
