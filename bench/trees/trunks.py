@@ -161,6 +161,7 @@ class BlipTrunk(Trunk):
         self.config: Any = model.config
         self.vision, self.text = model.vision_model, model.text_encoder
         self.dim = int(model.config.text_config.hidden_size)
+        self.n_tokens = min(BLIP_TOKENS, int(model.config.text_config.max_position_embeddings))
         self.side = min(BLIP_SIDE, int(model.config.vision_config.image_size))
         self.family = BLIP_FAMILY
         self.digest = "-".join(file_sha256(path)[:8] for path in sorted(folder.glob("*.safetensors")))
@@ -174,7 +175,7 @@ class BlipTrunk(Trunk):
             pixel_values=(images - mean) / std, interpolate_pos_encoding=self.side != self.vision.config.image_size
         ).last_hidden_state
         tokens = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=BLIP_TOKENS, return_tensors="pt"
+            list(texts), padding="max_length", truncation=True, max_length=self.n_tokens, return_tensors="pt"
         ).to(images.device)
         read = self.text(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=seen,
@@ -184,7 +185,7 @@ class BlipTrunk(Trunk):
         return h
 
     def n_truncated(self, texts: Iterable[str]) -> int:
-        return sum(len(self.tokenizer(text, verbose=False).input_ids) > BLIP_TOKENS for text in set(texts))
+        return sum(len(self.tokenizer(text, verbose=False).input_ids) > self.n_tokens for text in set(texts))
 
     def save_shape(self, folder: Path) -> None:
         """Configuration and tokenizer, without weights: all that ``empty`` needs."""
