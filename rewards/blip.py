@@ -58,7 +58,7 @@ class BlipItm(Reward):
         self.unit = UNITS[form]
         self.device = torch.device(device)
         self.preprocess = Preprocess.read(folder)
-        self.input_px = self.preprocess.crop
+        self.input_px = self.preprocess.input_px
         self.value_range = (0.0, 1.0) if form == "probability" else None
         self.weights_sha256 = whole_weights(self.name, folder)
         self._folder = folder

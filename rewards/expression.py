@@ -12,7 +12,7 @@ import inspect
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,9 +104,15 @@ def canonical(text: str) -> str:
     return Expression(parse(text)).canonical
 
 
-def load_reward(text: str, device: str = "cpu") -> Reward:
-    """The reward that ``text`` stands for: the reward itself for a lone name, else a ``WeightedSum``."""
+def load_reward(text: str, device: str = "cpu", *, prepare: bool = True) -> Reward:
+    """The reward that ``text`` stands for: the reward itself for a lone name, else a ``WeightedSum``.
+
+    Args:
+        prepare: False leaves weights on the disk until a first score, for who asks what a reward *is*.
+    """
     parts = [(weight, _load(name, device)) for weight, name in parse(text)]
+    for _, part in parts if prepare else ():
+        part.prepare()
     if len(parts) == 1 and parts[0][0] == 1:
         return parts[0][1]
     return WeightedSum(canonical(text), parts)
@@ -136,6 +142,11 @@ class WeightedSum(Reward):
         for weight, part in self.parts:
             total = total + weight * part.score(images, prompts)
         return total
+
+    def n_truncated(self, prompts: Iterable[str]) -> int:
+        """Of the part that reads least."""
+        asked = set(prompts)
+        return max(part.n_truncated(asked) for _, part in self.parts)
 
     def identity(self) -> dict[str, object]:
         return {"name": self.name, "parts": [part.identity() for _, part in self.parts]}

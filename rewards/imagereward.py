@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import pickle
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 
-from bench.assets import UNSAFE_PICKLE, allowed, need
+from bench.assets import need
 from bench.assets.files import check_whole, sha256_of
 from bench.core.contract import Reward
 from bench.core.errors import UserError
@@ -31,7 +30,9 @@ from bench.core.identity import plain
 from bench.diffusion.models import quiet
 from bench.diffusion.pretrained import load_tokenizer, reading
 from rewards.check import check_images
+from rewards.checkpoints import read_checkpoint
 from rewards.clip import Preprocess
+from rewards.preprocess import CLIP_MEAN, CLIP_STD
 
 WEIGHTS, CONFIG = "ImageReward.pt", "med_config.json"
 MEAN, SD = 0.16717362830052426, 1.0333394966054072
@@ -40,7 +41,6 @@ N_TOKENS = 35
 HEAD_WIDTH = 64
 """Channels of an attention head, in every ViT that BLIP comes with; a checkpoint does not tell."""
 VISION_EPS = 1e-6
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 VALID = f"{WEIGHTS} and {CONFIG} of zai-org/ImageReward"
 
 State = Mapping[str, torch.Tensor]
@@ -241,19 +241,9 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], State]:
     """(``med_config.json``, the state dict). Nothing in the pickle is run but what tensors need."""
     with reading(folder / CONFIG):
         config = json.loads((folder / CONFIG).read_text("utf-8"))
-    try:
-        # the loader's own warnings are about what it then refuses
-        with reading(folder / WEIGHTS), warnings.catch_warnings(action="ignore"):
-            safe = not allowed(UNSAFE_PICKLE, "imagereward")
-            state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=safe)
-    except UserError as err:
-        if not isinstance(err.__cause__, pickle.UnpicklingError):
-            raise
-        raise UserError(
-            f"{folder / WEIGHTS} is refused: it is damaged, or a pickle that would run code while it is read",
-            valid=f"a file of tensors alone, as published; {UNSAFE_PICKLE}=imagereward for one whose code you trust",
-        ) from err
-    tensors = isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())
+    with warnings.catch_warnings(action="ignore"):  # the loader's own are about what it then refuses
+        state = read_checkpoint(folder / WEIGHTS, "imagereward")
+    tensors = all(isinstance(v, torch.Tensor) for v in state.values())
     if not tensors or not any(key.startswith("blip.visual_encoder.") for key in state):
         raise UserError(f"{folder / WEIGHTS} holds no ImageReward: weights are expected under blip.visual_encoder., "
                         "blip.text_encoder. and mlp.layers.", valid=VALID)  # fmt: skip

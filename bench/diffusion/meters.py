@@ -8,7 +8,7 @@ products, so that the figure is the same on every machine.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -262,7 +262,8 @@ class _MeteredReward(Reward):
     def __init__(self, inner: Reward, meters: Meters) -> None:
         self._inner = inner
         self._meters = meters
-        for name in ("name", "differentiable", "minimise", "family", "unit", "licence", "weights_sha256"):
+        for name in ("name", "differentiable", "minimise", "family", "unit", "licence", "weights_sha256", "input_px",
+                     "value_range", "cost_gmac"):  # fmt: skip
             setattr(self, name, getattr(inner, name))
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
@@ -274,6 +275,9 @@ class _MeteredReward(Reward):
         out = self._inner.score(images, prompts)
         self._meters.on_reward(self._inner, images, prompts, out)
         return out
+
+    def n_truncated(self, prompts: Iterable[str]) -> int:
+        return self._inner.n_truncated(prompts)
 
     def identity(self) -> Mapping[str, Any]:
         return self._inner.identity()

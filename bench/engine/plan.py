@@ -295,7 +295,7 @@ def _reward_revision(reward: str) -> tuple[str, UserError | None]:
     from rewards import expression
 
     try:
-        return digest(expression.load_reward(reward).identity(), 12), None
+        return digest(expression.load_reward(reward, prepare=False).identity(), 12), None
     except UserError as err:
         return "", err
 

@@ -186,7 +186,7 @@ def damaged(folder: Path, state: published.State, what: str) -> None:
         ("no config", "no med_config.json"),
         ("no vocabulary", "holds no tokenizer"),
         ("truncated", r"ImageReward\.pt is cut off"),
-        ("pickle", "would run code"),
+        ("pickle", "would run code that it names"),
         ("other model", "holds no ImageReward"),
         ("unknown weight", r"blocks\.0\.gamma"),
         ("missing weight", "Missing key|cannot be read"),
