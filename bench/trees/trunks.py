@@ -56,9 +56,9 @@ class Trunk(nn.Module, ABC):
     def forward(self, images: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         """(B, 3, H, W) float in [0, 1] of any size and B prompts → (B, D)."""
 
+    @abstractmethod
     def n_truncated(self, texts: Iterable[str]) -> int:
         """Distinct prompts whose end the trunk does not read."""
-        return 0
 
     def pretrained(self) -> list[nn.Parameter]:
         """The weights that were not drawn here."""
@@ -124,6 +124,11 @@ class TinyClipTrunk(Trunk):
         cosine = match.sum(-1, keepdim=True).expand(-1, _COPIES)
         parts = [F.layer_norm(seen.pooler_output, seen.pooler_output.shape[-1:]), met, 10 * match, 5 * cosine]
         return torch.cat(parts, dim=-1)
+
+    def n_truncated(self, texts: Iterable[str]) -> int:
+        from bench.tiny.tokens import MAX_LENGTH, tokenizer
+
+        return sum(len(tokenizer()(text, verbose=False)["input_ids"]) > MAX_LENGTH for text in set(texts))
 
     def pretrained(self) -> list[nn.Parameter]:
         return list(self.clip.parameters())

@@ -321,3 +321,13 @@ def test_other_structures_are_trained_and_read_too(votes: Path, blip: Path, tmp_
         assert card["structure"] == structure
         reward = FittedTree(tmp_path / structure)
         assert torch.isfinite(reward.score(pictures(1), PROMPTS[:1])).all()
+
+
+def test_the_tiny_worlds_backbone_is_trained_and_read_too(votes: Path, tmp_path: Path) -> None:
+    card = train_tree(training(votes, Path("tiny-clip"), tmp_path / "tree", steps=2), Quiet())
+    assert card["backbone_name"] == "tiny-clip"
+    reward = FittedTree(tmp_path / "tree")
+    assert reward.family == "tiny-pairs"
+    assert not (tmp_path / "tree/backbone").exists()
+    assert torch.isfinite(reward.score(pictures(1), PROMPTS[:1])).all()
+    assert reward.n_truncated(["a red circle", "a " * 40]) == 1
