@@ -10,6 +10,7 @@ The prompt is 35 tokens, padded or cut, as in BLIP's own matching code; its firs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ from typing import Any
 import torch
 
 from bench.assets import need
-from bench.assets.files import sha256_of_all, weights_in
 from bench.core.contract import Reward
 from bench.core.errors import UserError
 from bench.core.identity import plain
 from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
 from rewards.check import check_images
 from rewards.clip import Preprocess
+from rewards.files import whole_weights
 
 N_TOKENS = 35
 UNITS = {"probability": "probability", "logit": "log odds, nats"}
@@ -47,10 +48,9 @@ class BlipItm(Reward):
 
     family = "BLIP"
     licence = "BSD-3-Clause"
+    cost_gmac = 65.0
 
     def __init__(self, folder: Path, form: str = "probability", device: str = "cpu") -> None:
-        from transformers import BlipForImageTextRetrieval
-
         if form not in UNITS:
             raise UserError(f"blip-itm: form = {form!r}", valid=", ".join(UNITS))
         self.form = form
@@ -58,12 +58,31 @@ class BlipItm(Reward):
         self.unit = UNITS[form]
         self.device = torch.device(device)
         self.preprocess = Preprocess.read(folder)
-        with reading(folder):
-            self.tokenizer: Any = load_tokenizer(folder)
-            self.model: Any = load_pretrained(BlipForImageTextRetrieval, folder)
-            self.weights_sha256 = sha256_of_all(weights_in(folder))
-        self.model.eval().requires_grad_(False).to(self.device)
-        self.n_tokens = min(N_TOKENS, int(self.model.config.text_config.max_position_embeddings))
+        self.input_px = self.preprocess.input_px
+        self.value_range = (0.0, 1.0) if form == "probability" else None
+        self.weights_sha256 = whole_weights(self.name, folder)
+        self._folder = folder
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The BlipForImageTextRetrieval, frozen, on the device."""
+        from transformers import BlipForImageTextRetrieval
+
+        with reading(self._folder):
+            model = load_pretrained(BlipForImageTextRetrieval, self._folder)
+        return model.eval().requires_grad_(False).to(self.device)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        with reading(self._folder):
+            return load_tokenizer(self._folder)
+
+    def prepare(self) -> None:
+        _ = self.model, self.tokenizer
+
+    @property
+    def n_tokens(self) -> int:
+        return min(N_TOKENS, int(self.model.config.text_config.max_position_embeddings))
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         check_images(self.name, images, prompts)
@@ -85,4 +104,4 @@ class BlipItm(Reward):
         return sum(len(self.tokenizer(p, verbose=False).input_ids) > self.n_tokens for p in set(prompts))
 
     def identity(self) -> dict[str, object]:
-        return {**super().identity(), "preprocess": plain(self.preprocess), "n_tokens": self.n_tokens}
+        return {**super().identity(), "preprocess": plain(self.preprocess), "n_tokens": N_TOKENS}

@@ -79,6 +79,7 @@ class Compressibility(Reward):
 
     minimise = True
     family = "compressibility"
+    value_range = (0.0, 1.0)
     part_names = ("libjpeg", f"kilobytes-q{FILE_QUALITY}")
 
     def __init__(self, device: str = "cpu", quality: int = QUALITY) -> None:

@@ -12,7 +12,7 @@ import inspect
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +142,11 @@ class WeightedSum(Reward):
         for weight, part in self.parts:
             total = total + weight * part.score(images, prompts)
         return total
+
+    def n_truncated(self, prompts: Iterable[str]) -> int:
+        """Of the part that reads least."""
+        asked = set(prompts)
+        return max(part.n_truncated(asked) for _, part in self.parts)
 
     def identity(self) -> dict[str, object]:
         return {"name": self.name, "parts": [part.identity() for _, part in self.parts]}

@@ -1,4 +1,4 @@
-"""Folders of reward models that are trained here."""
+"""Where the weights of rewards lie and whether they are whole; no weight is read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from bench.assets import ENVIRONMENT
+from bench.assets.files import check_whole, sha256_of_all, weights_in
 from bench.core.errors import UserError
 
 
@@ -24,3 +25,18 @@ def models_folder(reward: str, name: str, file: str, *, hint: str = "") -> Path:
             valid=", ".join(there) or f"{ENVIRONMENT}=DIR with {name}/{file}", hint=hint,
         )  # fmt: skip
     return Path(root) / name
+
+
+def whole_weights(reward: str, folder: Path) -> str:
+    """Digest of the weights in a ``save_pretrained`` folder.
+
+    Raises:
+        UserError: there are none, or a file is cut off.
+    """
+    files = weights_in(folder)
+    if not files:
+        raise UserError(f"the weights of reward {reward!r} are missing in {folder}",
+                        valid="a complete save_pretrained folder")  # fmt: skip
+    for path in files:
+        check_whole(path)
+    return sha256_of_all(files)

@@ -11,9 +11,9 @@ takes LayerNorm's eps of 1e-6 here.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-import pickle
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,15 +22,17 @@ from typing import Any
 
 import torch
 
-from bench.assets import UNSAFE_PICKLE, allowed, need
-from bench.assets.files import sha256_of
+from bench.assets import need
+from bench.assets.files import check_whole, sha256_of
 from bench.core.contract import Reward
 from bench.core.errors import UserError
 from bench.core.identity import plain
 from bench.diffusion.models import quiet
 from bench.diffusion.pretrained import load_tokenizer, reading
 from rewards.check import check_images
+from rewards.checkpoints import read_checkpoint
 from rewards.clip import Preprocess
+from rewards.preprocess import CLIP_MEAN, CLIP_STD
 
 WEIGHTS, CONFIG = "ImageReward.pt", "med_config.json"
 MEAN, SD = 0.16717362830052426, 1.0333394966054072
@@ -39,7 +41,6 @@ N_TOKENS = 35
 HEAD_WIDTH = 64
 """Channels of an attention head, in every ViT that BLIP comes with; a checkpoint does not tell."""
 VISION_EPS = 1e-6
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 VALID = f"{WEIGHTS} and {CONFIG} of zai-org/ImageReward"
 
 State = Mapping[str, torch.Tensor]
@@ -77,47 +78,52 @@ class ImageReward(Reward):
     family = "BLIP"
     licence = "Apache-2.0"
     unit = "standard deviations"
+    input_px = 224
+    cost_gmac = 68.9
 
     def __init__(self, folder: Path, vocabulary: Path, device: str = "cpu") -> None:
-        from transformers import BertTokenizerFast
-        from transformers.models.blip.modeling_blip import BlipTextModel, BlipVisionModel
-
-        config, state = _read(folder)
-        vision_state, text_state = vision_weights(state), text_weights(state)
-        with reading(folder / WEIGHTS), quiet(), torch.random.fork_rng(devices=[]):
-            self.vision: Any = BlipVisionModel(vision_config(vision_state))
-            self.text: Any = BlipTextModel(text_config(text_state, config), add_pooling_layer=False)
-            self.vision.load_state_dict(vision_state)
-            self.text.load_state_dict(text_state)
-            weight, bias = folded_head(state)
-        if weight.numel() != self.text.config.hidden_size:
-            raise UserError(f"{folder / WEIGHTS}: the head reads {weight.numel()} features, the text encoder gives "
-                            f"{self.text.config.hidden_size}", valid=VALID)  # fmt: skip
-        with reading(vocabulary):
-            self.tokenizer: Any = load_tokenizer(vocabulary, BertTokenizerFast)
-        if len(self.tokenizer) > self.text.config.vocab_size or self.tokenizer.cls_token_id is None:
-            raise UserError(f"the vocabulary in {vocabulary} has {len(self.tokenizer)} words, the text encoder "
-                            f"{self.text.config.vocab_size}", valid="the vocab.txt of bert-base-uncased")  # fmt: skip
+        for name in (WEIGHTS, CONFIG):
+            if not (folder / name).is_file():
+                raise UserError(f"the weights of reward {self.name!r} are missing: no {name} in {folder}", valid=VALID)
+            check_whole(folder / name)
         self.device = torch.device(device)
-        for tower in (self.vision, self.text):
-            tower.eval().requires_grad_(False).to(self.device)
-        self.weight, self.bias = weight.to(self.device), bias.to(self.device)
-        side = int(self.vision.config.image_size)
-        self.preprocess = Preprocess(side, side, CLIP_MEAN, CLIP_STD)
         self.weights_sha256 = sha256_of(folder / WEIGHTS)
+        self._folder, self._vocabulary = folder, vocabulary
+
+    @functools.cached_property
+    def model(self) -> _Model:
+        """Both towers and the head, frozen, on the device."""
+        return _load(self._folder).to(self.device)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        from transformers import BertTokenizerFast
+
+        with reading(self._vocabulary):
+            found = load_tokenizer(self._vocabulary, BertTokenizerFast)
+        n_words = int(self.model.text.config.vocab_size)
+        if len(found) > n_words or found.cls_token_id is None:
+            raise UserError(f"the vocabulary in {self._vocabulary} has {len(found)} words, the text encoder {n_words}",
+                            valid="the vocab.txt of bert-base-uncased")  # fmt: skip
+        return found
+
+    def prepare(self) -> None:
+        _ = self.model, self.tokenizer
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         check_images(self.name, images, prompts)
-        pixels = self.preprocess(images.to(self.device, self.weight.dtype))
-        seen = self.vision(pixel_values=pixels).last_hidden_state
+        model = self.model
+        side = int(model.vision.config.image_size)
+        pixels = Preprocess(side, side, CLIP_MEAN, CLIP_STD)(images.to(self.device, model.weight.dtype))
+        seen = model.vision(pixel_values=pixels).last_hidden_state
         tokens = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=N_TOKENS, return_tensors="pt"
         ).to(self.device)
-        read = self.text(
+        read = model.text(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=seen,
             encoder_attention_mask=torch.ones(seen.shape[:-1], dtype=torch.long, device=self.device),
         )  # fmt: skip
-        raw: torch.Tensor = read.last_hidden_state[:, 0] @ self.weight + self.bias
+        raw: torch.Tensor = read.last_hidden_state[:, 0] @ model.weight + model.bias
         return (raw - MEAN) / SD
 
     def n_truncated(self, prompts: Iterable[str]) -> int:
@@ -125,7 +131,38 @@ class ImageReward(Reward):
         return sum(len(self.tokenizer(p, verbose=False).input_ids) > N_TOKENS for p in set(prompts))
 
     def identity(self) -> dict[str, object]:
-        return {**super().identity(), "preprocess": plain(self.preprocess), "n_tokens": N_TOKENS}
+        return {**super().identity(), "preprocess": {"mean": plain(CLIP_MEAN), "std": plain(CLIP_STD)},
+                "n_tokens": N_TOKENS}  # fmt: skip
+
+
+class _Model(torch.nn.Module):
+    """Vision tower, text tower, and the head as one affine map."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, vision: Any, text: Any, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.vision, self.text = vision, text
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+
+def _load(folder: Path) -> _Model:
+    from transformers.models.blip.modeling_blip import BlipTextModel, BlipVisionModel
+
+    config, state = _read(folder)
+    vision_state, text_state = vision_weights(state), text_weights(state)
+    with reading(folder / WEIGHTS), quiet(), torch.random.fork_rng(devices=[]):
+        vision: Any = BlipVisionModel(vision_config(vision_state))
+        text: Any = BlipTextModel(text_config(text_state, config), add_pooling_layer=False)
+        vision.load_state_dict(vision_state)
+        text.load_state_dict(text_state)
+        weight, bias = folded_head(state)
+    if weight.numel() != text.config.hidden_size:
+        raise UserError(f"{folder / WEIGHTS}: the head reads {weight.numel()} features, the text encoder gives "
+                        f"{text.config.hidden_size}", valid=VALID)  # fmt: skip
+    return _Model(vision, text, weight, bias).eval().requires_grad_(False)
 
 
 # -- the published layout
@@ -202,24 +239,11 @@ def _n_layers(weights: State, pattern: str) -> int:
 
 def _read(folder: Path) -> tuple[Mapping[str, Any], State]:
     """(``med_config.json``, the state dict). Nothing in the pickle is run but what tensors need."""
-    for name in (WEIGHTS, CONFIG):
-        if not (folder / name).is_file():
-            raise UserError(f"the weights of reward 'imagereward' are missing: no {name} in {folder}", valid=VALID)
     with reading(folder / CONFIG):
         config = json.loads((folder / CONFIG).read_text("utf-8"))
-    try:
-        # the loader's own warnings are about what it then refuses
-        with reading(folder / WEIGHTS), warnings.catch_warnings(action="ignore"):
-            safe = not allowed(UNSAFE_PICKLE, "imagereward")
-            state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=safe)
-    except UserError as err:
-        if not isinstance(err.__cause__, pickle.UnpicklingError):
-            raise
-        raise UserError(
-            f"{folder / WEIGHTS} is refused: it is damaged, or a pickle that would run code while it is read",
-            valid=f"a file of tensors alone, as published; {UNSAFE_PICKLE}=imagereward for one whose code you trust",
-        ) from err
-    tensors = isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())
+    with warnings.catch_warnings(action="ignore"):  # the loader's own are about what it then refuses
+        state = read_checkpoint(folder / WEIGHTS, "imagereward")
+    tensors = all(isinstance(v, torch.Tensor) for v in state.values())
     if not tensors or not any(key.startswith("blip.visual_encoder.") for key in state):
         raise UserError(f"{folder / WEIGHTS} holds no ImageReward: weights are expected under blip.visual_encoder., "
                         "blip.text_encoder. and mlp.layers.", valid=VALID)  # fmt: skip

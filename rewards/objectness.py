@@ -10,6 +10,8 @@ DRTune removes "book" from images of the prompts "[concept], and books". ``objec
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +21,12 @@ import torch
 import torch.nn.functional as F
 
 from bench.assets import need
-from bench.assets.files import sha256_of_all, weights_in
 from bench.core.contract import Reward
 from bench.core.errors import UserError
 from bench.core.identity import plain
 from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
 from rewards.check import check_images
+from rewards.files import whole_weights
 
 CLASS = "book"
 
@@ -52,32 +54,43 @@ class Objectness(Reward):
     family = "OWL-ViT"
     licence = "Apache-2.0"
     unit = "highest detection score"
+    input_px = 768
+    value_range = (0.0, 1.0)
+    cost_gmac = 52.0
 
     def __init__(self, folder: Path, class_: str = CLASS, device: str = "cpu") -> None:
-        from transformers import OwlViTForObjectDetection
-
         self.class_ = class_
         self.name = "objectness-" + re.sub(r"\W+", "-", class_.strip())
         self.device = torch.device(device)
         self.mean, self.std = _statistics(folder)
-        with reading(folder):
-            tokenizer: Any = load_tokenizer(folder)
-            self.model: Any = load_pretrained(OwlViTForObjectDetection, folder)
-            self.weights_sha256 = sha256_of_all(weights_in(folder))
-        self.model.eval().requires_grad_(False).to(self.device)
-        self.side = int(self.model.config.vision_config.image_size)
-        self.query = self._embed(tokenizer)
+        self.weights_sha256 = whole_weights("objectness", folder)
+        self._folder = folder
 
-    @torch.no_grad()
-    def _embed(self, tokenizer: Any) -> torch.Tensor:
+    @functools.cached_property
+    def model(self) -> Any:
+        """The OwlViTForObjectDetection, frozen, on the device."""
+        from transformers import OwlViTForObjectDetection
+
+        with reading(self._folder):
+            model = load_pretrained(OwlViTForObjectDetection, self._folder)
+        return model.eval().requires_grad_(False).to(self.device)
+
+    @functools.cached_property
+    def query(self) -> torch.Tensor:
         """(1, D), of length 1: the class's name, padded as the detector was trained."""
+        with reading(self._folder):
+            tokenizer = load_tokenizer(self._folder)
         n = int(self.model.config.text_config.max_position_embeddings)
         tokens = tokenizer([self.class_], padding="max_length", max_length=n, return_tensors="pt", verbose=False)
         if tokens.input_ids.shape[1] > n:
             raise UserError(f"objectness: the class {self.class_!r} is longer than {n} tokens",
                             valid="the name of an object, such as 'book'")  # fmt: skip
-        out = self.model.owlvit.text_model(**tokens.to(self.device))
-        return F.normalize(self.model.owlvit.text_projection(out.pooler_output), dim=-1)
+        with torch.no_grad():
+            out = self.model.owlvit.text_model(**tokens.to(self.device))
+            return F.normalize(self.model.owlvit.text_projection(out.pooler_output), dim=-1)
+
+    def prepare(self) -> None:
+        _ = self.query
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         check_images(self.name, images, prompts)
@@ -94,21 +107,20 @@ class Objectness(Reward):
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) float in [0, 1] → (B, 3, side, side), normalised."""
         images = images.to(self.device, self.query.dtype)
-        if images.shape[-2:] != (self.side, self.side):
-            size = (self.side, self.side)
+        side = int(self.model.config.vision_config.image_size)
+        if images.shape[-2:] != (side, side):
+            size = (side, side)
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
         return (images - mean) / std
 
     def identity(self) -> dict[str, object]:
-        how = {"side": self.side, "mean": plain(self.mean), "std": plain(self.std)}
+        how = {"mean": plain(self.mean), "std": plain(self.std)}
         return {**super().identity(), "class": self.class_, "preprocess": how}
 
 
 def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, deviation) of ``preprocessor_config.json``."""
-    import json
-
     path = folder / "preprocessor_config.json"
     with reading(path):
         config = json.loads(path.read_text("utf-8"))

@@ -28,6 +28,7 @@ class Symmetry(Reward):
     minimise = True
     family = "symmetry"
     unit = "mean |I - mirror(I)| / std(I)"
+    value_range = (0.0, 2.0)
 
     def __init__(self, device: str = "cpu") -> None:
         """Has no weights: it runs where the images are, whatever ``device``."""

@@ -94,9 +94,9 @@ def _chosen(names: Sequence[str], model: str | None, reward: str | None, suite: 
     rewards: set[str] = set()
     metrics: set[str] = set()
     if reward:
-        from rewards.expression import terms
+        from rewards.expression import registered, terms
 
-        rewards |= set(terms(reward).names)
+        rewards |= {registered(name) for name in terms(reward).names}
     if suite:
         metrics |= set(_metrics(suite))
     wanted = [find(name) for name in names]

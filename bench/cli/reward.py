@@ -32,7 +32,7 @@ folder that it writes is the reward tree(folder=NAME) when it lies in TUNEBENCH_
               help="Folder that the image files are relative to. Default: FILE's.")  # fmt: skip
 @click.option("--backbone", metavar="DIR",
               help="A BlipForImageTextRetrieval folder with its tokenizer, or tiny-clip for the tiny world. "
-                   "Default: the asset blip-itm, a ViT-B; the paper's is a ViT-L, as in blip-itm-large-coco.")  # fmt: skip
+                   "Default: the asset blip-itm, a ViT-B; the paper's is a ViT-L (blip-itm-large-coco).")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="New folder for the tree.")
 @click.option("--structure", default="tree", show_default=True, help="tree, global or decoupled (the paper's table 3).")
 @click.option("--steps", type=int, default=0, help="Optimiser steps. Default: four passes over the votes, or 100.")
@@ -66,9 +66,10 @@ def tree(
     elif device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise UserError(f"--device {device}: this Python sees no such device",
                         valid="cpu, auto, or cuda where there is one")  # fmt: skip
+    backbone = backbone or str(need("blip-itm"))
     card = train_tree(Training(
-        votes, backbone or str(need("blip-itm")), out, images, structure, steps, batch, micro_batch, lr, trunk_lr, frozen, seed,
-        device, checkpoint_s,
+        votes, backbone, out, images, structure, steps, batch, micro_batch, lr, trunk_lr, frozen, seed, device,
+        checkpoint_s,
     ), Progress(quiet=json))  # fmt: skip
     if json:
         print_json({"folder": str(out), **card})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +135,10 @@ class Reward(ABC):
     def measure_parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The value of each of ``part_names``: images (B, 3, H, W) → (B, K) float32."""
         raise LookupError(f"{self.name} has no parts")
+
+    def n_truncated(self, prompts: Iterable[str]) -> int:
+        """Distinct prompts whose end it does not read, as they are longer than its text encoder."""
+        return 0
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Higher is better: images (B, 3, H, W) float32 in [0, 1] → (B,) float32."""

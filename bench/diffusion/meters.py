@@ -8,7 +8,7 @@ products, so that the figure is the same on every machine.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -343,6 +343,9 @@ class _MeteredReward(Reward):
         out = self._inner.score(images, prompts)
         self._meters.on_reward(self._inner, images, prompts, out)
         return out
+
+    def n_truncated(self, prompts: Iterable[str]) -> int:
+        return self._inner.n_truncated(prompts)
 
     def identity(self) -> Mapping[str, Any]:
         return self._inner.identity()

@@ -55,8 +55,12 @@ def _mean(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:
         higher_is_better=not reward.minimise, n=at.n, unit=reward.unit,
         per_image=tuple(map(float, values)),
         passport=_passport(reward.identity(), scene), detail=_parts(reward, scene, at),
-        family=reward.family, judge=name,
+        family=reward.family, judge=name, warnings=_cut(reward.n_truncated(at.prompts)),
     )  # fmt: skip
+
+
+def _cut(n_truncated: int) -> tuple[str, ...]:
+    return (f"{n_truncated} prompts are longer than its text encoder reads",) if n_truncated else ()
 
 
 def _parts(reward: Reward, scene: Scene, at: Layout) -> dict[str, object]:

@@ -24,6 +24,7 @@ from bench.trees.trunks import TINY, BlipTrunk, Trunk, build_trunk
 FORMAT = 1
 VALID = "a folder that bench reward train tree wrote"
 BLIP = "blip"
+WEIGHTS = "model.safetensors"
 
 
 def save_tree(folder: Path, model: RewardTree, weighing: Weighing, frozen: float) -> None:
@@ -39,7 +40,7 @@ def save_tree(folder: Path, model: RewardTree, weighing: Weighing, frozen: float
         trunk.save_shape(folder / "backbone")
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     with atomic.disk_errors(folder):
-        save_file(state, folder / "model.safetensors")
+        save_file(state, folder / WEIGHTS)
     atomic.write_json(folder / "tree.json", {
         "format": FORMAT, "structure": model.structure, "backbone": BLIP if isinstance(trunk, BlipTrunk) else TINY,
         "backbone_digest": trunk.digest, "frozen": frozen, "weighing": dataclasses.asdict(weighing),
@@ -54,10 +55,10 @@ def load_tree(folder: Path) -> tuple[RewardTree, Weighing]:
     """
     from safetensors.torch import load_file
 
-    facts = _facts(folder)
+    facts = read_facts(folder)
     with reading(folder):
         weighing = Weighing(**facts["weighing"])
-        state = load_file(folder / "model.safetensors")
+        state = load_file(folder / WEIGHTS)
     generator = torch.Generator().manual_seed(0)
 
     def trunk() -> Trunk:
@@ -75,10 +76,11 @@ def load_tree(folder: Path) -> tuple[RewardTree, Weighing]:
     return model.eval().requires_grad_(False), weighing
 
 
-def _facts(folder: Path) -> Mapping[str, Any]:
+def read_facts(folder: Path) -> Mapping[str, Any]:
+    """``tree.json``. Raises UserError where it or the weights are missing, or it is of another format."""
     path = folder / "tree.json"
-    if not path.is_file():
-        raise UserError(f"{folder} holds no fitted tree: there is no {path}", valid=VALID,
+    if not path.is_file() or not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} holds no fitted tree: no tree.json with its {WEIGHTS}", valid=VALID,
                         hint="bench reward train tree --help")  # fmt: skip
     facts: Any = atomic.read_json(path)
     wanted = ("format", "structure", "backbone", "backbone_digest", "weighing")

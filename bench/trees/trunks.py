@@ -56,9 +56,9 @@ class Trunk(nn.Module, ABC):
     def forward(self, images: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         """(B, 3, H, W) float in [0, 1] of any size and B prompts → (B, D)."""
 
+    @abstractmethod
     def n_truncated(self, texts: Iterable[str]) -> int:
         """Distinct prompts whose end the trunk does not read."""
-        return 0
 
     def pretrained(self) -> list[nn.Parameter]:
         """The weights that were not drawn here."""
@@ -125,6 +125,11 @@ class TinyClipTrunk(Trunk):
         parts = [F.layer_norm(seen.pooler_output, seen.pooler_output.shape[-1:]), met, 10 * match, 5 * cosine]
         return torch.cat(parts, dim=-1)
 
+    def n_truncated(self, texts: Iterable[str]) -> int:
+        from bench.tiny.tokens import MAX_LENGTH, tokenizer
+
+        return sum(len(tokenizer()(text, verbose=False)["input_ids"]) > MAX_LENGTH for text in set(texts))
+
     def pretrained(self) -> list[nn.Parameter]:
         return list(self.clip.parameters())
 
@@ -161,6 +166,7 @@ class BlipTrunk(Trunk):
         self.config: Any = model.config
         self.vision, self.text = model.vision_model, model.text_encoder
         self.dim = int(model.config.text_config.hidden_size)
+        self.n_tokens = min(BLIP_TOKENS, int(model.config.text_config.max_position_embeddings))
         self.side = min(BLIP_SIDE, int(model.config.vision_config.image_size))
         self.family = BLIP_FAMILY
         self.digest = "-".join(file_sha256(path)[:8] for path in sorted(folder.glob("*.safetensors")))
@@ -174,7 +180,7 @@ class BlipTrunk(Trunk):
             pixel_values=(images - mean) / std, interpolate_pos_encoding=self.side != self.vision.config.image_size
         ).last_hidden_state
         tokens = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=BLIP_TOKENS, return_tensors="pt"
+            list(texts), padding="max_length", truncation=True, max_length=self.n_tokens, return_tensors="pt"
         ).to(images.device)
         read = self.text(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=seen,
@@ -184,7 +190,7 @@ class BlipTrunk(Trunk):
         return h
 
     def n_truncated(self, texts: Iterable[str]) -> int:
-        return sum(len(self.tokenizer(text, verbose=False).input_ids) > BLIP_TOKENS for text in set(texts))
+        return sum(len(self.tokenizer(text, verbose=False).input_ids) > self.n_tokens for text in set(texts))
 
     def save_shape(self, folder: Path) -> None:
         """Configuration and tokenizer, without weights: all that ``empty`` needs."""

@@ -137,6 +137,21 @@ def test_rewards_and_win_rates(make_scene: Callable[..., Scene], random_judges: 
         assert all(type(v) is float for v in m.per_image)
 
 
+def test_a_judge_says_how_many_prompts_it_cut_and_a_real_encoder_is_told_beside_the_surrogate(
+    make_scene: Callable[..., Scene], random_judges: dict[str, Reward], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClipReward, "n_truncated", lambda self, prompts: 2 if self.name == "tiny-pick" else 0)
+    scene = make_scene()
+    measured = by_name(Rewards().score(scene))
+    assert measured["reward/tiny-pick"].warnings == ("2 prompts are longer than its text encoder reads",)
+    assert measured["reward/tiny-clip"].warnings == measured["reward/symmetry"].warnings == ()
+    parts: Any = measured["reward/compressibility-q10"].detail["parts"]
+    real = Compressibility().measure_parts(as_images(scene.tuned), TEXTS).mean(0)
+    assert parts.keys() == {"libjpeg", "kilobytes-q95"}
+    assert parts["libjpeg"]["value"] == pytest.approx(real[0].item(), rel=1e-5)
+    assert parts["kilobytes-q95"]["value"] == pytest.approx(real[1].item(), rel=1e-5)
+
+
 @pytest.mark.usefixtures("random_judges")
 def test_the_base_has_no_win_rate(make_scene: Callable[..., Scene]) -> None:
     names = [m.name for m in Rewards().score(make_scene(base_pictures=None))]

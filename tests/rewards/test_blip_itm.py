@@ -85,4 +85,4 @@ def test_damaged_folders_are_user_errors(folder: Path, tmp_path: Path, what: str
     else:
         weights.unlink()
     with pytest.raises(UserError, match=str(bad)):
-        BlipItm(bad, "probability")
+        BlipItm(bad, "probability").prepare()

@@ -98,6 +98,13 @@ def test_arguments_reach_the_reward_in_their_type_and_are_checked() -> None:
             load_reward(text)
 
 
+def test_a_plan_reads_the_class_of_a_reward_with_arguments() -> None:
+    from bench.engine.plan import _reward_class
+
+    assert _reward_class("compressibility(quality=5)") is Compressibility
+    assert _reward_class("objectness(class=cat)").__name__ == "Objectness"
+
+
 def test_a_lone_name_is_the_reward_itself() -> None:
     assert isinstance(load_reward("1*symmetry"), Symmetry)
 

@@ -62,8 +62,7 @@ def test_preprocessing_is_the_published_one_to_rounding(folder: Path) -> None:
 
 def test_the_gradient_is_that_of_finite_differences(folder: Path) -> None:
     reward = Objectness(folder)
-    reward.model.double()
-    reward.query = reward.query.double()
+    reward.model.double()  # before the query is embedded
     x = images(1, 24, 40).double().requires_grad_()
     (gradient,) = torch.autograd.grad(reward.score(x, [""]).sum(), x)
     assert gradient.abs().max() > 0
@@ -103,7 +102,7 @@ def test_the_class_is_an_argument_and_part_of_the_name(folder: Path, monkeypatch
         load_reward("objectness(klass=cat)")
     assert err.value.valid == "class"
     with pytest.raises(UserError, match="longer than 10 tokens"):
-        load_reward("objectness(class=bookcases and shelves)")
+        load_reward("objectness(class=bookcases and shelves)").score(images(1), [""])
 
 
 @pytest.mark.parametrize("what", ["truncated", "no weights", "no preprocessor", "no tokenizer"])
@@ -121,4 +120,4 @@ def test_damaged_folders_are_user_errors(folder: Path, tmp_path: Path, what: str
         for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
             (bad / name).unlink(missing_ok=True)
     with pytest.raises(UserError, match=str(bad)):
-        Objectness(bad)
+        Objectness(bad).prepare()
