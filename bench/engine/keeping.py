@@ -17,9 +17,9 @@ from bench.store import atomic
 from bench.store.fence import attempt_root
 from bench.store.runs import RunFolder
 
-CHECKPOINT_SHARE = 0.015
-"""Of a run's wall-clock time, at most; with the ledger's share below 2 %."""
-LEDGER_SHARE = 0.004
+CHECKPOINT_SHARE = 0.008
+"""Of a run's wall-clock time, at most; with the ledger's share 1 %."""
+LEDGER_SHARE = 0.002
 CHECKPOINT_LEAST_S = 5.0
 CHECKPOINT_GROWTH = 0.01
 """A kill costs about 1 % of the attempt's work at most, and a minute where saving is cheap."""

@@ -235,7 +235,9 @@ class LeadTuning(Tuning):
                 reason = self._drive(tuner, state, meters)
             for kind, amount in charge_late(self.folder, self.ledger, self.attempt.number, self._older).items():
                 self.lost[kind] = self.lost.get(kind, 0.0) + amount
-            keeper.keep(tuner, state, self.ledger, force=True)
+            if reason == STOPPED:
+                # tuning that is over is never taken up again: what it ended with is written next
+                keeper.keep(tuner, state, self.ledger, force=True)
         finally:
             self.attempt.kept = keeper.cost()
         if cut := len(self.model.truncated):

@@ -144,7 +144,7 @@ def _foremost(facts: Facts, active: list[ClusterJob]) -> ClusterJob:
     held = facts.holder.get("job_id") if facts.holder is not None else None
     running = [job for job in active if job.state in RUNNING]
     own = [job for job in running or active if job.job_id == held]
-    ready = [job for job in active if not job.reason.startswith("Dependency")]
+    ready = [job for job in active if job.reason != "Dependency"]
     return (own or running[-1:] or ready or active)[0]
 
 
@@ -167,7 +167,8 @@ def _with_cluster(facts: Facts, job: ClusterJob) -> State:
 
 def _never_started(facts: Facts, known: list[ClusterJob], *, asked: bool) -> State:
     if known:
-        return _job_over(facts, known[-1])
+        # of a run with stages in several jobs the first one failed and Slurm took back those that waited for it
+        return _job_over(facts, ([job for job in known if job.state != "CANCELLED"] or known)[-1])
     if not facts.jobs:
         return State("to do", "", "the same bench run command starts it")
     job = facts.jobs[-1]

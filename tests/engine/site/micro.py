@@ -131,6 +131,15 @@ class Slow(Misbehaving):
         return Report({"reward": float(self.n)})
 
 
+class Unpicklable(Slow):
+    """Keeps in its state what no checkpoint can hold."""
+
+    name = "micro-unpicklable"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n": self.n, "on_step": lambda: self.n}
+
+
 class Exiting(Misbehaving):
     """Leaves without a word to Python, as code of a C library can."""
 
