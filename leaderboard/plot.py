@@ -133,7 +133,8 @@ def radar(spokes: Sequence[str], shapes: Sequence[tuple[str, Sequence[float]]], 
         parts.append(f'<path class="grid" d="M0 0L{x:.1f} {y:.1f}"/>')
         parts.append(f'<text text-anchor="middle" dy=".32em" x="{at:.1f}" y="{up:.1f}">{escape(name)}</text>')
     for i, (name, values) in enumerate(shapes):
-        parts.append(f'<polygon class="area s{i}" points="{web(values)}"{_dash(i)}><title>{escape(name)}</title></polygon>')
+        parts.append(f'<polygon class="area s{i}" points="{web(values)}"{_dash(i)}>'
+                     f"<title>{escape(name)}</title></polygon>")  # fmt: skip
     names = "".join(f'<li><svg class="plot s{i}" viewBox="0 0 22 12"><path class="line"{_dash(i)} d="M0 6h22"/></svg> '
                     f"{escape(name)}</li>" for i, (name, _) in enumerate(shapes))  # fmt: skip
     return f'<svg class="plot" viewBox="-160 -130 320 260">{"".join(parts)}</svg><ul class="legend">{names}</ul>'

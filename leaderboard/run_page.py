@@ -22,6 +22,7 @@ from leaderboard.budget_curves import Hacking
 from leaderboard.evidence import Evidence, Side, differences, traces
 from leaderboard.page import Made, Page, Site, inputs_of, root_of, run_path
 from leaderboard.pages import render
+from leaderboard.result_rows import results_rows
 from leaderboard.run import Run
 from leaderboard.statistics import row_id
 from leaderboard.statistics_html import hacking_text
@@ -78,16 +79,17 @@ def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: H
         method: version and settings as the tuner declares them; None where nobody knows.
         hacked: the board's reading of the row that the run belongs to; None where it is on none.
     """
-    record = run.record
+    record = run.record_at(run.base, run.final)
     evidence = Evidence(run)
     base, tuned = Side.base(evidence), Side.tuned(evidence)
     changes = differences(tuned, base)
     shown = gallery.choose(tuned, base, changes, {}, "best changes", "worst changes")
     pictures = shown.pictures
     page = render(
-        "run.jinja", styles=("gallery.css", "plot.css"), scripts=("gallery.js", "charts.js"), root=root_of(run_path(run.run_id)),
+        "run.jinja", styles=("gallery.css", "plot.css"), scripts=("gallery.js", "charts.js"),
+        root=root_of(run_path(run.run_id)),
         run=run, record=record, sample=run.edition == "sample", status_help=wording.STATUS_HELP,
-        budget=wording.budget_text(run.budget), metrics=run_tables.results(run, record),
+        budget=wording.budget_text(run.budget), metrics=results_rows(run_tables.results(run, record)),
         gap=_gap_view(run, hacked), budget_charts=run_charts.over_budget(run), scales=run_charts.over_scales(run),
         curves=run_charts.scalars(run, record.curve), ledger=run_tables.ledger(run, record),
         sampling_cost=run_tables.sampling_cost(run), settings=run_tables.settings(run, record, method),

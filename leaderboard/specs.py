@@ -1,8 +1,8 @@
 """Charts as Vega-Lite specifications, which a page carries beside the drawing of the same figures.
 
-A specification holds marks, encodings and data. What all charts share (fonts, colours of axes, no legend of its own: the
-page has one below) is the configuration that ``assets/charts.js`` passes on. None names its schema's address: nothing in
-a site points to the network.
+A specification holds marks, encodings and data. What all charts share (fonts, colours of axes) is the configuration
+that ``assets/charts.js`` passes on; the legend is the page's own. None names its schema's address: nothing in a site
+points to the network.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def _over_budget(
         {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": _without(place, "shape", "tooltip")},
         {"mark": {"type": "rule", "opacity": 0.55}, "transform": _HAS_INTERVAL,
          "encoding": _without(span, "shape", "strokeDash", "tooltip")},
-        {"mark": {"type": "point", "filled": True, "size": 36, "opacity": 1}, "encoding": _without(place, "strokeDash")},
+        {"mark": {"type": "point", "filled": True, "size": 36, "opacity": 1},
+         "encoding": _without(place, "strokeDash")},
     ]  # fmt: skip
     if not spans:
         del layers[1]
@@ -97,7 +98,8 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
         _neutral_line("x", neutral),
         {"mark": {"type": "rule", "strokeWidth": 1.5}, "transform": _HAS_INTERVAL,
          "encoding": _without(span, "shape", "strokeDash")},
-        {"mark": {"type": "point", "filled": True, "size": 40, "opacity": 1}, "encoding": _without(place, "strokeDash")},
+        {"mark": {"type": "point", "filled": True, "size": 40, "opacity": 1},
+         "encoding": _without(place, "strokeDash")},
     ]  # fmt: skip
     if not spans:
         del layers[1]
@@ -169,8 +171,9 @@ def _tooltip(names: Sequence[str], x: Axis | None, y: Axis, field: str = "y", *,
     if x is not None:
         shown.append({"field": "x", "type": "quantitative", "title": x.title, "format": x.format or ".4~g"})
     shown.append({"field": field, "type": "quantitative", "title": y.title or "value", "format": form})
-    return shown if not spans else [*shown, *({"field": end, "type": "quantitative", "title": f"95 % {word}", "format": form}
-                      for end, word in (("low", "from"), ("high", "to")))]  # fmt: skip
+    ends = (("low", "from"), ("high", "to")) if spans else ()
+    return [*shown, *({"field": end, "type": "quantitative", "title": f"95 % {word}", "format": form}
+                      for end, word in ends)]  # fmt: skip
 
 
 def _data(names: Sequence[str]) -> Spec:
