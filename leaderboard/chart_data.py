@@ -32,6 +32,8 @@ class Axis(NamedTuple):
 
 Series = tuple[str, str]
 """Name and role."""
+Shape = tuple[str, Sequence[float]]
+"""A name in a radar and its values, one for every axis."""
 
 
 def series_of(points: Sequence[Point]) -> list[Series]:

@@ -227,6 +227,9 @@ def _printed(board: Board, facts: BoardFacts) -> tuple[list[str], list[tuple[boo
     base = [f for c, f in zip(board.columns, view["base"], strict=True) if c.key in keys]
     if board.model:
         rows.append((False, [f"{board.model} (base model)", "–", *map(_text, base), "0", "–"]))
+    for p in view["published"]:
+        figures = [f for c, f in zip(board.columns, p["cells"], strict=True) if c.key in keys]
+        rows.append((False, [f"{p['row'].name} (published: {p['row'].source})", "–", *map(_text, figures), "–", "–"]))
     return head, rows
 
 

@@ -61,8 +61,8 @@ def _script(name: str) -> Script:
 
 
 def _compiled() -> FileSystemBytecodeCache | None:
-    """Compiled templates beside the templates, as Python keeps its own: else every process of a build spends a second on
-    them. Never among the runs, whose folders come from others: what is compiled runs."""
+    """Compiled templates beside the templates, as Python keeps its own: else every process of a build spends a second
+    on them. Never among the runs, whose folders come from others: what is compiled runs."""
     folder = Path(__file__).parent / "templates" / "__pycache__"
     try:
         folder.mkdir(exist_ok=True)

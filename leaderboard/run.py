@@ -50,7 +50,8 @@ class Metric(NamedTuple):
     error: str | None
     warnings: list[str]
     detail: dict[str, Any]
-    """Only what is one figure or word; tables inside are in the record."""
+    """Only what is one figure or word, and the parts of a reward that has some (``parts/style``); other tables are in
+    the record."""
 
 
 class Snapshot(NamedTuple):
@@ -202,6 +203,11 @@ def summary_of(record: Record) -> dict[str, Any]:
     def metric(m: Any) -> list[Any]:
         change = m.difference and [m.difference.value, m.difference.ci_low, m.difference.ci_high]
         plain = {k: v for k, v in m.detail.items() if v is None or isinstance(v, bool | int | float | str)}
+        parts = m.detail.get("parts")
+        for part, leaf in parts.items() if isinstance(parts, dict) else ():
+            value = leaf.get("value") if isinstance(leaf, dict) else None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                plain[f"parts/{part}"] = value
         return [m.name, m.snapshot, m.value, m.ci_low, m.ci_high, m.n, m.unit, m.higher_is_better, m.role, m.judge,
                 m.family, change, passport(m.passport), m.scores, m.error, m.warnings, plain]  # fmt: skip
 

@@ -22,6 +22,7 @@ from leaderboard.budget_curves import Hacking
 from leaderboard.evidence import Evidence, Side, differences, traces
 from leaderboard.page import Made, Page, Site, inputs_of, root_of, run_path
 from leaderboard.pages import render
+from leaderboard.paper_tables import tree_radar, tree_shapes
 from leaderboard.result_rows import results_rows
 from leaderboard.run import Run
 from leaderboard.statistics import row_id
@@ -37,12 +38,13 @@ def pages(site: Site) -> Iterator[Page]:
     known = {name: _settings_of(facts) for name, facts in site.methods.items()}
     digests = {name: digest(facts, 16) for name, facts in known.items()}
     hackings = _hackings(site)
+    told = {id(found): digest(found.model_dump(), 16) for found in hackings.values()}
     for run in site.runs:
         hacked = hackings.get(run.run_id)
         name = str(run.spec["tuner"]) if method_page.method_of(site, run) is not None else ""
         links = _links(site, run, listed, compared.get(run.run_id, []))
         inputs = inputs_of(run.place, run.digest, traces(run), digests.get(name), links,
-                           None if hacked is None else hacked.model_dump())  # fmt: skip
+                           None if hacked is None else told[id(hacked)])  # fmt: skip
         yield Page(run_path(run.run_id), inputs, partial(run_page, run, known.get(name), links, hacked))
 
 
@@ -94,6 +96,7 @@ def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: H
         curves=run_charts.scalars(run, record.curve), ledger=run_tables.ledger(run, record),
         sampling_cost=run_tables.sampling_cost(run), settings=run_tables.settings(run, record, method),
         command=rerun.command(run.spec), gallery=shown, pictures=list(pictures.values()),
+        radar=tree_radar(shapes) if (shapes := tree_shapes(run)) else None,
         breakdowns=list(run_tables.breakdowns(run, record)),
         categories=[categories.view(t, {}) for t in categories.by_category(evidence.prompts, changes)],
         links=links, facts=run_tables.provenance(run, record), problems=evidence.problems,

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from leaderboard import plot
-from leaderboard.chart_data import DASHES, SHAPES, Axis, Point, Series, series_of
+from leaderboard.chart_data import DASHES, SHAPES, Axis, Point, Series, Shape, series_of
 
 Spec = dict[str, Any]
 _DATA = '"<<data>>"'
@@ -111,18 +111,19 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
     return _json(whole).replace(_DATA, _json(values))
 
 
-def radar(spokes: Sequence[str], shapes: Sequence[tuple[str, Sequence[float]]], most: float, middle: float) -> str:
+def radar(spokes: Sequence[str], shapes: Sequence[Shape], least: float, most: float, middle: float | None) -> str:
     """The chart of ``leaderboard.plot.radar``: Vega-Lite knows no polar axes, so corners come as x and y."""
     n = len(spokes)
 
     def lines(name: str, values: Sequence[float]) -> list[Spec]:
-        found = plot.corners(values, most)
+        found = plot.corners(values, least, most)
         return [{"i": i, "x": round(x, 1), "y": round(-y, 1), "s": name, "axis": spokes[i % n], "value": values[i % n]}
                 for i, (x, y) in enumerate(found)]  # fmt: skip
 
-    webs = [point for name, value in (("most", most), ("middle", middle)) for point in lines(name, [value] * n)]
+    webs = [p for at in (most, middle) if at is not None for p in lines(f"{at}", [at] * n)]
     drawn = [point for name, values in shapes for point in lines(name, values)]
-    labels = [{**point, "text": name} for point, name in zip(lines("", [1.16 * most] * n), spokes, strict=True)]
+    outside = lines("", [least + 1.16 * (most - least)] * n)
+    labels = [{**point, "text": name} for point, name in zip(outside, spokes, strict=True)]
     names = [name for name, _ in shapes]
     colours = [f"var(--{name})" for name in ("held-out", "trained-on", "related", "good", "bad", "muted")]
     field = {"type": "quantitative", "axis": None}
