@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from leaderboard import plot, specs
-from leaderboard.chart_data import Axis, Point, thinned
+from leaderboard.chart_data import Axis, Point, Shape, thinned
 
 __all__ = ["Axis", "Point", "curve", "forest", "over_budget", "radar"]
 
@@ -43,9 +43,11 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
     return _both(plot.forest(points, rows, x, neutral=neutral), specs.forest(points, rows, x, neutral=neutral))
 
 
-def radar(spokes: Sequence[str], shapes: Sequence[tuple[str, Sequence[float]]], most: float, middle: float) -> Markup:
-    """Values from 0 to ``most`` in several dimensions, a shape a name; ``middle`` is a web of its own."""
-    return _both(plot.radar(spokes, shapes, most, middle), specs.radar(spokes, shapes, most, middle))
+def radar(
+    spokes: Sequence[str], shapes: Sequence[Shape], *, least: float, most: float, middle: float | None = None
+) -> Markup:
+    """Values between ``least`` and ``most`` in several dimensions, a shape a name; ``middle`` is a web of its own."""
+    return _both(plot.radar(spokes, shapes, least, most, middle), specs.radar(spokes, shapes, least, most, middle))
 
 
 def _both(drawn: str, spec: str) -> Markup:

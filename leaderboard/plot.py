@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from markupsafe import escape
 
-from leaderboard.chart_data import DASHES, ROLE_COLOURS, Axis, Point, Series, series_of
+from leaderboard.chart_data import DASHES, ROLE_COLOURS, Axis, Point, Series, Shape, series_of
 
 WIDTH, HEIGHT = 320, 190
 FOREST_WIDTH = 380
@@ -118,31 +118,33 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
     return f"{_svg(parts, FOREST_WIDTH, bottom + BOTTOM - TOP)}{_legend(series, None)}"
 
 
-def radar(spokes: Sequence[str], shapes: Sequence[tuple[str, Sequence[float]]], most: float, middle: float) -> str:
-    """Values from 0 to ``most`` on as many axes; ``middle`` is drawn as a web of its own."""
+def radar(spokes: Sequence[str], shapes: Sequence[Shape], least: float, most: float, middle: float | None) -> str:
+    """Values from ``least``, in the middle, to ``most`` on as many axes; ``middle`` is drawn as a web of its own."""
 
     def web(values: Sequence[float]) -> str:
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in corners(values, most))
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in corners(values, least, most))
 
     n = len(spokes)
-    parts = [f'<polygon class="web" points="{web([most] * n)}"/>',
-             f'<polygon class="web" stroke-dasharray="3 3" points="{web([middle] * n)}"/>']  # fmt: skip
-    for (x, y), (at, up), name in zip(
-        corners([most] * n, most), corners([1.16 * most] * n, most), spokes, strict=True
-    ):  # fmt: skip
+    parts = [f'<polygon class="web" points="{web([most] * n)}"/>']
+    if middle is not None:
+        parts.append(f'<polygon class="web" stroke-dasharray="3 3" points="{web([middle] * n)}"/>')
+    for (x, y), (at, up), name in zip(corners([1.0] * n, 0, 1), corners([1.16] * n, 0, 1), spokes, strict=True):
         parts.append(f'<path class="grid" d="M0 0L{x:.1f} {y:.1f}"/>')
         parts.append(f'<text text-anchor="middle" dy=".32em" x="{at:.1f}" y="{up:.1f}">{escape(name)}</text>')
     for i, (name, values) in enumerate(shapes):
-        parts.append(f'<polygon class="area s{i}" points="{web(values)}"{_dash(i)}><title>{escape(name)}</title></polygon>')
+        parts.append(f'<polygon class="area s{i}" points="{web(values)}"{_dash(i)}>'
+                     f"<title>{escape(name)}</title></polygon>")  # fmt: skip
     names = "".join(f'<li><svg class="plot s{i}" viewBox="0 0 22 12"><path class="line"{_dash(i)} d="M0 6h22"/></svg> '
                     f"{escape(name)}</li>" for i, (name, _) in enumerate(shapes))  # fmt: skip
     return f'<svg class="plot" viewBox="-160 -130 320 260">{"".join(parts)}</svg><ul class="legend">{names}</ul>'
 
 
-def corners(values: Sequence[float], most: float) -> list[tuple[float, float]]:
-    """Where values lie on a radar's axes: the first axis points up, ``most`` lies 100 from the middle, y grows down."""
+def corners(values: Sequence[float], least: float, most: float) -> list[tuple[float, float]]:
+    """Where values lie on a radar's axes: the first axis points up, ``least`` is the middle and ``most`` lies 100 from
+    it, y grows down."""
     angles = (2 * math.pi * i / len(values) - math.pi / 2 for i in range(len(values)))
-    return [(100 * v / most * math.cos(a), 100 * v / most * math.sin(a)) for a, v in zip(angles, values, strict=True)]
+    away = (100 * (v - least) / (most - least) for v in values)
+    return [(r * math.cos(a), r * math.sin(a)) for a, r in zip(angles, away, strict=True)]
 
 
 def _with_room(values: Sequence[float]) -> tuple[float, float]:

@@ -90,25 +90,26 @@ def gap(hacked: Hacking) -> list[dict[str, Any]]:
 def scalars(run: Run, curve: Curve) -> list[dict[str, Any]]:
     """What the tuner logged, against the primary kind or the first column where that was not logged."""
     columns, rows = curve.columns, curve.rows
-    if len(rows) < 2 or any(len(row) != len(columns) for row in rows):
+    if len(rows) < 2 or set(map(len, rows)) != {len(columns)}:
         return []
     axis = columns.index(run.budget.primary) if run.budget.primary in columns else 0
     x = Axis(f"spent, {wording.unit_of(columns[axis])}", "~s")
-    made = []
+    made: list[dict[str, Any]] = []
+    by_column = list(zip(*(row for row in rows if row[axis] is not None), strict=True)) or [()] * len(columns)
+    xs: Sequence[float] = by_column[axis]  # type: ignore[assignment]
     for name in sorted(columns, key=lambda c: (_place(c), columns.index(c))):
         i = columns.index(name)
-        points = [(row[axis], row[i]) for row in rows]
-        xs = [(a, b) for a, b in points if a is not None]
-        values = [b for _, b in xs if b is not None]
-        if i == axis or name == "unit" or name in KINDS or len(values) < 2:
+        if i == axis or name == "unit" or name in KINDS:
             continue
-        last = next(b for _, b in reversed(xs) if b is not None)
+        values = [y for y in by_column[i] if y is not None]
+        if len(values) < 2:
+            continue
+        first, last = values[0], values[-1]
         if min(values) == max(values):
             made.append({"title": name, "constant": f"{last:.4g}"})
             continue
-        svg = charts.curve([a for a, _ in xs], [b for _, b in xs], x, Axis(name, "~g"))
-        made.append({"title": name, "svg": svg, "note": "", "role": "",
-                     "alt": f"{name} during tuning; first value {values[0]:.4g}, last {last:.4g}"})  # fmt: skip
+        made.append({"title": name, "svg": charts.curve(xs, by_column[i], x, Axis(name, "~g")), "note": "", "role": "",
+                     "alt": f"{name} during tuning; first value {first:.4g}, last {last:.4g}"})  # fmt: skip
     return made
 
 

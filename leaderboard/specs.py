@@ -1,8 +1,8 @@
 """Charts as Vega-Lite specifications, which a page carries beside the drawing of the same figures.
 
-A specification holds marks, encodings and data. What all charts share (fonts, colours of axes, no legend of its own: the
-page has one below) is the configuration that ``assets/charts.js`` passes on. None names its schema's address: nothing in
-a site points to the network.
+A specification holds marks, encodings and data. What all charts share (fonts, colours of axes) is the configuration
+that ``assets/charts.js`` passes on; the legend is the page's own. None names its schema's address: nothing in a site
+points to the network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from leaderboard import plot
-from leaderboard.chart_data import DASHES, SHAPES, Axis, Point, Series, series_of
+from leaderboard.chart_data import DASHES, SHAPES, Axis, Point, Series, Shape, series_of
 
 Spec = dict[str, Any]
 _DATA = '"<<data>>"'
@@ -47,7 +47,8 @@ def _over_budget(
         {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": _without(place, "shape", "tooltip")},
         {"mark": {"type": "rule", "opacity": 0.55}, "transform": _HAS_INTERVAL,
          "encoding": _without(span, "shape", "strokeDash", "tooltip")},
-        {"mark": {"type": "point", "filled": True, "size": 36, "opacity": 1}, "encoding": _without(place, "strokeDash")},
+        {"mark": {"type": "point", "filled": True, "size": 36, "opacity": 1},
+         "encoding": _without(place, "strokeDash")},
     ]  # fmt: skip
     if not spans:
         del layers[1]
@@ -97,7 +98,8 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
         _neutral_line("x", neutral),
         {"mark": {"type": "rule", "strokeWidth": 1.5}, "transform": _HAS_INTERVAL,
          "encoding": _without(span, "shape", "strokeDash")},
-        {"mark": {"type": "point", "filled": True, "size": 40, "opacity": 1}, "encoding": _without(place, "strokeDash")},
+        {"mark": {"type": "point", "filled": True, "size": 40, "opacity": 1},
+         "encoding": _without(place, "strokeDash")},
     ]  # fmt: skip
     if not spans:
         del layers[1]
@@ -109,18 +111,19 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
     return _json(whole).replace(_DATA, _json(values))
 
 
-def radar(spokes: Sequence[str], shapes: Sequence[tuple[str, Sequence[float]]], most: float, middle: float) -> str:
+def radar(spokes: Sequence[str], shapes: Sequence[Shape], least: float, most: float, middle: float | None) -> str:
     """The chart of ``leaderboard.plot.radar``: Vega-Lite knows no polar axes, so corners come as x and y."""
     n = len(spokes)
 
     def lines(name: str, values: Sequence[float]) -> list[Spec]:
-        found = plot.corners(values, most)
+        found = plot.corners(values, least, most)
         return [{"i": i, "x": round(x, 1), "y": round(-y, 1), "s": name, "axis": spokes[i % n], "value": values[i % n]}
                 for i, (x, y) in enumerate(found)]  # fmt: skip
 
-    webs = [point for name, value in (("most", most), ("middle", middle)) for point in lines(name, [value] * n)]
+    webs = [p for at in (most, middle) if at is not None for p in lines(f"{at}", [at] * n)]
     drawn = [point for name, values in shapes for point in lines(name, values)]
-    labels = [{**point, "text": name} for point, name in zip(lines("", [1.16 * most] * n), spokes, strict=True)]
+    outside = lines("", [least + 1.16 * (most - least)] * n)
+    labels = [{**point, "text": name} for point, name in zip(outside, spokes, strict=True)]
     names = [name for name, _ in shapes]
     colours = [f"var(--{name})" for name in ("held-out", "trained-on", "related", "good", "bad", "muted")]
     field = {"type": "quantitative", "axis": None}
@@ -169,8 +172,9 @@ def _tooltip(names: Sequence[str], x: Axis | None, y: Axis, field: str = "y", *,
     if x is not None:
         shown.append({"field": "x", "type": "quantitative", "title": x.title, "format": x.format or ".4~g"})
     shown.append({"field": field, "type": "quantitative", "title": y.title or "value", "format": form})
-    return shown if not spans else [*shown, *({"field": end, "type": "quantitative", "title": f"95 % {word}", "format": form}
-                      for end, word in (("low", "from"), ("high", "to")))]  # fmt: skip
+    ends = (("low", "from"), ("high", "to")) if spans else ()
+    return [*shown, *({"field": end, "type": "quantitative", "title": f"95 % {word}", "format": form}
+                      for end, word in ends)]  # fmt: skip
 
 
 def _data(names: Sequence[str]) -> Spec:

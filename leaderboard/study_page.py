@@ -110,7 +110,8 @@ def study_page(study: Study) -> Made:
     questions = {q["id"]: q for q in (facts["study"] or {}).get("questions", [])}
     lines = [line for run in runs for line in _lines(study, run, labels)]
     page = render(
-        "study.jinja", styles=("plot.css",), scripts=("charts.js",), root=root_of(study.path), study=study.entry, form=FORMS[study.entry.kind],
+        "study.jinja", styles=("plot.css",), scripts=("charts.js",), root=root_of(study.path),
+        study=study.entry, form=FORMS[study.entry.kind],
         suite=runs[0].suite, sample=runs[0].edition == "sample", groups=_groups(lines, questions),
         questions=_questions(lines, questions), raters=facts["raters"] or [],
         contestants=[_contestant(name, runs, labels) for name in order], rules=facts["study"],
