@@ -18,6 +18,18 @@ edition = click.option("--edition", default="sample", show_default=True,
 data = click.option("--data", type=click.Path(path_type=Path), envvar="TUNEBENCH_DATA", show_envvar=True,
                     help="Folder of the published prompt files.")  # fmt: skip
 
+_JUDGING = (
+    click.option("--judges", help="Rewards to judge the images with, with commas, in place of the suite's judges."),
+    click.option("--vqa", type=click.Path(path_type=Path), help="Folder of the VQA model that TIFA asks."),
+    click.option("--questions", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                 help="Questions for TIFA or DSG: TIFA's or DSG's file, or a reviewed one of 'bench tifa questions'."),
+    click.option("--reference", type=click.Path(path_type=Path), multiple=True,
+                 help="Reference statistics of 'bench refs build', or pytorch-fid's .npz; repeatable, one a protocol."),
+    click.option("--subject", type=click.Path(path_type=Path), help="Photographs of whom a personalised model shows."),
+    click.option("--embedder", type=click.Path(path_type=Path),
+                 help="Face network for --subject: a TorchScript file or a transformers folder."),
+)  # fmt: skip
+
 _PLAN = (
     click.option("--suite", required=True, help="Suite names with commas; variants as in hpsv2-400 or coco.val2017."),
     click.option("--tuner", required=True, help="Tuner or preset names with commas, 'all', or ./my_tuner.py."),
@@ -37,6 +49,7 @@ _PLAN = (
                  help="Processes that tune one run together, one a GPU; must divide the suite's global batch."),
     click.option("--micro-batch", type=int, help="Samples per forward; gradients accumulate to the global batch. "
                  "Default: the global batch / processes."),
+    *_JUDGING,
     click.option("--skip-invalid", is_flag=True, help="Leave out runs that cannot start, as '--tuner all' does."),
     runs,
 )  # fmt: skip
@@ -66,6 +79,13 @@ def split_settings(pairs: Sequence[str]) -> tuple[tuple[str, ...], dict[str, dic
             raise UserError(f"--set {pair!r} is no {scope}.KEY=VALUE", hint=f"--set {scope}.KEY=VALUE")
         found.setdefault(scope, {})[name] = value.strip()
     return tuple(tuners), found
+
+
+def judging_options(command: Command) -> Command:
+    """How images are judged; they arrive as the fields of ``bench.engine.options.Options`` of these names."""
+    for option in reversed(_JUDGING):
+        command = option(command)
+    return command
 
 
 def plan_options(command: Command) -> Command:

@@ -9,7 +9,7 @@ import importlib.metadata
 import itertools
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from bench.core.budget import Budget
 from bench.core.contract import Reward, Setup, Tuner, changed_settings, make_config
 from bench.core.errors import UserError, unknown_name
 from bench.core.identity import digest, file_sha256
+from bench.core.judging import Judging
 from bench.core.types import RunSpec, Suite, SuiteSpec
 from bench.engine.options import Options
 from bench.store import atomic
@@ -45,6 +46,9 @@ class PlannedRun:
     """What ``load_model`` takes: a name or a folder."""
     problems: tuple[str, ...]
     """What would fail later, each with what to do; empty when the run can start."""
+    judging: Judging = field(default_factory=Judging)
+    absences: tuple[str, ...] = ()
+    """Judges and metrics that the record will call absent, as this machine lacks their weights or data."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class Plan:
             others = " (--skip-invalid carries out the others)" if kept else ""
             raise UserError(self.problems[0], valid=f"{len(self.problems)} problem(s) in this plan{others}")
         return kept
+
+    @property
+    def absences(self) -> list[str]:
+        """What the records will call absent, one sentence each, with the command that changes it."""
+        return list(dict.fromkeys(sentence for run in self.runs for sentence in run.absences))
 
     @property
     def problems(self) -> list[str]:
@@ -130,7 +139,7 @@ def _suite(name: str, options: Options) -> Suite:
     make = registry.load("suites", base)
     found = make(options.edition, variant=variant, data_dir=options.data, limit=options.limit)
     assert isinstance(found, Suite)
-    return found
+    return suites.with_questions(found, options.questions, options.data)
 
 
 def _tuners(options: Options) -> tuple[list[ChosenTuner], tuple[str, ...]]:
@@ -242,6 +251,7 @@ def parse_budget(pairs: Sequence[str], default: Budget, hard_limit_s: float | No
 
 def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> PlannedRun:
     from bench.diffusion.sources import find_source
+    from bench.metrics.requirements import absences
     from rewards import expression
 
     s = suite.spec
@@ -261,10 +271,12 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         metrics=s.metrics, seed=seed, files=_digests(tuner.cls.files(tuner.config)),
     )  # fmt: skip
     folder = run_folder(options.runs, spec)
+    judging = options.judging(spec.model, s)
     return PlannedRun(
         spec=spec, suite=suite, folder=folder, settings=_resolved(tuner.config, source), state=state_of(folder),
         tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
-        problems=(*_unused_reward(tuner, source, options), *_problems(suite, tuner, spec, source)),
+        problems=(*_unused_reward(tuner, source, options), *_problems(suite, tuner, spec, source, judging)),
+        judging=judging, absences=tuple(absences(s.metrics, suite, judging)),
     )  # fmt: skip
 
 
@@ -320,12 +332,14 @@ def state_of(folder: RunFolder) -> str:
     return "started" if folder.spec_path.exists() else "to do"
 
 
-def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSource) -> list[str]:
+def _problems(
+    suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSource, judging: Judging
+) -> list[str]:  # fmt: skip
     from bench.metrics.requirements import missing
     from rewards import expression
     from suites import leaks
 
-    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite), *_sampler_problems(spec, source)]
+    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite, judging), *_sampler_problems(spec, source)]
     setup = Setup(
         train_sampler=spec.train_sampler, sampler=spec.sampler, global_batch=spec.global_batch, budget=spec.budget,
         n_train_prompts=len(suite.train_prompts), reward=spec.reward, model=spec.model, seed=spec.seed,
