@@ -17,6 +17,7 @@ from bench.cli import (
     merge,
     new,
     plan,
+    refs,
     report,
     reward,
     run_,
@@ -24,6 +25,7 @@ from bench.cli import (
     show,
     status,
     study,
+    tifa,
 )
 from bench.cli._output import print_error
 from bench.core.errors import UserError, unknown_name
@@ -56,6 +58,10 @@ app = _Group(
         "study": _Group("study", help=study.__doc__, commands={
             "new": study.new, "links": study.links, "serve": study.serve, "import": study.import_,
         }),
+        "refs": _Group("refs", help=refs.__doc__, commands={
+            "build": refs.build, "show": refs.show, "import": refs.import_,
+        }),
+        "tifa": _Group("tifa", help=tifa.__doc__, commands={"questions": tifa.questions}),
         "check": _Group("check", help=check.__doc__, commands={"tuner": check.tuner}),
         "new": _Group("new", help=new.__doc__, commands={"tuner": new.tuner}),
     },

@@ -37,6 +37,16 @@ class Question:
 
 
 @dataclass(frozen=True)
+class GraphQuestion(Question):
+    """A question that makes sense only where others were answered as they should be (DSG, arXiv 2310.18235)."""
+
+    number: int = 1
+    """Its place among the prompt's questions, from 1."""
+    parents: tuple[int, ...] = ()
+    """Numbers of the questions that it depends on."""
+
+
+@dataclass(frozen=True)
 class SamplerSpec:
     """How images are sampled."""
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bench.core import registry
 from bench.core.contract import ImageFolder, ImageRef
 from bench.core.errors import UserError
 from bench.core.identity import digest, file_sha256, plain
+from bench.core.judging import Judging
 from bench.core.record import (
     Artifact,
     Curve,
@@ -68,6 +69,7 @@ class Request:
     note: str = ""
     command: str = ""
     quiet: bool = False
+    judging: Judging = field(default_factory=Judging)
 
 
 def evaluate(request: Request) -> RunFolder:
@@ -160,7 +162,7 @@ def _prepare(folder: RunFolder, spec: RunSpec, request: Request) -> None:
         "external": True, "device": _device(request.device), "command": request.command,
         "model": None if request.model == NO_MODEL else _model_of(request),
         "n_threads": find_source(_model_of(request)).n_threads or torch.get_num_threads(),
-        "score_threads": torch.get_num_threads(),
+        "score_threads": torch.get_num_threads(), "judging": dataclasses.asdict(request.judging),
     })  # fmt: skip
 
 
@@ -190,6 +192,7 @@ def _score(
     scorer = scoring.Scorer(
         folder, dataclasses.replace(spec, reward=suite.spec.reward, eval_seeds=shown.spec.eval_seeds), shown,
         _cache(folder), request["device"], progress, own_reward_family="", fresh=fresh,
+        judging=Judging.from_json(request.get("judging", {})),
     )  # fmt: skip
     if base is None:
         # scored as a base model is: nothing to win against, no difference; then filed under its own name

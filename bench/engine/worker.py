@@ -25,6 +25,7 @@ import torch
 from bench.core import exits, registry
 from bench.core.contract import ImageFolder, make_config
 from bench.core.errors import Diverged, UserError
+from bench.core.judging import Judging
 from bench.core.record import ErrorEntry, Record
 from bench.core.types import RunSpec, Suite
 from bench.diffusion import adapters
@@ -285,6 +286,7 @@ class Worker:
             self.folder, self.spec, self.suite, self.cache, self.device, self.progress,
             cls.own_reward_family(config, self.spec.model), cls.related_families(config),
             own_rewards(self.folder, self.spec, self.request["tuner"], self.device), fresh=fresh,
+            judging=Judging.from_json(self.request.get("judging", {})),
         )  # fmt: skip
 
     def _load_model(self) -> BaseModel:
