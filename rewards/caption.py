@@ -10,13 +10,14 @@ mean over what is said so that long prompts are no worse off (``tiny-caption``, 
 
     R = 1/n sum_k log p(t_k | t_<k, image)
 
+``caption-ll`` and ``caption-cosine`` are other names of ``blip2-caption`` and ``blip2-caption-cosine``.
+
 In the tiny world the captioner is the stored reader and a caption is the facts that it states; see ``TinyCaption``.
 ``blip`` is the paper's comparison, BLIP's image-text cosine.
 """
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from bench.assets import need
+from bench.assets.files import sha256_of_all, weights_in
 from bench.core.contract import Reward
 from bench.core.errors import UserError
 from bench.core.identity import digest, file_sha256, plain
@@ -40,9 +43,6 @@ from rewards.tiny import LICENCE, tiny_clip
 
 READER = "tiny-vqa"
 """Family of what the stored reader decides, TIFA in the tiny world among it."""
-
-ENVIRONMENT = "TUNEBENCH_MODELS"
-"""Folder that holds the published models, each in a ``save_pretrained`` folder named as its repository."""
 
 
 def tiny_caption(device: str = "cpu") -> TinyCaption:
@@ -234,46 +234,29 @@ def _caption(scene: Any) -> str:
 
 def _weights(name: str, folder: Path) -> str:
     """Digest of a folder's weights. Raises UserError where they are missing."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = weights_in(folder)
     if not files:
-        raise UserError(f"the weights of reward {name!r} are missing: no .safetensors in {folder}",
+        raise UserError(f"the weights of reward {name!r} are missing in {folder}",
                         valid="a complete save_pretrained folder")  # fmt: skip
-    return file_sha256(files[0]) if len(files) == 1 else digest([file_sha256(path) for path in files])
+    return sha256_of_all(files)
 
 
-# -- published models, from a local folder
+# -- published models
 
 
 def blip2_caption(device: str = "cpu") -> Reward:
     """Log-likelihood of the prompt given the image under BLIP-2: the caption reward, differentiable."""
-    return Blip2Caption(published("blip2-caption", "blip2-opt-2.7b"), device)
+    return Blip2Caption(need("blip2"), device)
 
 
 def blip2_caption_cosine(device: str = "cpu") -> Blip2CaptionCosine:
     """Cosine of the prompt and BLIP-2's caption of the image, both embedded by BLIP-2's text encoder (eq. 4)."""
-    name = "blip2-caption-cosine"
-    return Blip2CaptionCosine(published(name, "blip2-opt-2.7b"), published(name, "blip2-itm-vit-g"), device)
+    return Blip2CaptionCosine(need("blip2"), need("blip2-itm"), device)
 
 
 def blip(device: str = "cpu") -> Reward:
     """Cosine of image and prompt under BLIP's contrastive head: the reward that the caption reward is compared with."""
-    return BlipCosine(published("blip", "blip-itm-base-coco"), device)
-
-
-def published(reward: str, repository: str) -> Path:
-    """The folder of a published model's files.
-
-    Raises:
-        UserError: ``TUNEBENCH_MODELS`` names no folder that has it.
-    """
-    root = os.environ.get(ENVIRONMENT)
-    folder = Path(root or "") / repository
-    if root is None or not (folder / "config.json").is_file():
-        raise UserError(
-            f"reward {reward!r} needs Salesforce/{repository}, which is not on this machine",
-            valid=f"{ENVIRONMENT}=DIR with the folder {repository} as save_pretrained writes it",
-        )
-    return folder
+    return BlipCosine(need("blip-itm"), device)
 
 
 class Blip2Caption(Reward):

@@ -1,18 +1,20 @@
 """Weighted sums of rewards as the command line writes them: ``symmetry + 0.5*tiny-clip``.
 
 Grammar: terms joined by ``+`` or ``-``; a term is ``name``, ``weight*name`` or ``name*weight``. Names may hold hyphens,
-so a minus sign needs a space before it (at the start it does not). Importing this module, ``terms``, ``parse`` and
+so a minus sign needs a space before it (at the start it does not). A name may have arguments, as in
+``objectness(class=cat)``: then both together name the reward. Importing this module, ``terms``, ``parse`` and
 ``canonical`` need no torch: a plan uses them.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.core import registry
 from bench.core.contract import Reward
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     import torch
 
 Term = tuple[float, str]
-"""Weight and name of a reward."""
+"""Weight and name of a reward, its arguments included."""
 
 _FORM = "names joined by + or - (a space before the minus), each with a weight if wanted: 'symmetry + 0.5*tiny-clip'"
 _NAME = re.compile(r"[A-Za-z][\w.]*(?:[-/][\w.]+)*")
+_ARGUMENTS = re.compile(r"\s*\(([^()]*)\)")
+_ARGUMENT = re.compile(r"\s*([a-z_]\w*)\s*=\s*([^=,()]*[^=,()\s])\s*")
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
@@ -82,8 +86,17 @@ def parse(text: str) -> tuple[Term, ...]:
     """
     expression = terms(text)
     for name in expression.names:
-        registry.find("rewards", name)
+        registry.find("rewards", registered(name))
     return expression.terms
+
+
+def registered(name: str) -> str:
+    """The name that is registered: a reward's without its arguments.
+
+    >>> registered("objectness(class=cat)")
+    'objectness'
+    """
+    return name.partition("(")[0]
 
 
 def canonical(text: str) -> str:
@@ -91,9 +104,15 @@ def canonical(text: str) -> str:
     return Expression(parse(text)).canonical
 
 
-def load_reward(text: str, device: str = "cpu") -> Reward:
-    """The reward that ``text`` stands for: the reward itself for a lone name, else a ``WeightedSum``."""
+def load_reward(text: str, device: str = "cpu", *, prepare: bool = True) -> Reward:
+    """The reward that ``text`` stands for: the reward itself for a lone name, else a ``WeightedSum``.
+
+    Args:
+        prepare: False leaves weights on the disk until a first score, for who asks what a reward *is*.
+    """
     parts = [(weight, _load(name, device)) for weight, name in parse(text)]
+    for _, part in parts if prepare else ():
+        part.prepare()
     if len(parts) == 1 and parts[0][0] == 1:
         return parts[0][1]
     return WeightedSum(canonical(text), parts)
@@ -124,16 +143,60 @@ class WeightedSum(Reward):
             total = total + weight * part.score(images, prompts)
         return total
 
+    def n_truncated(self, prompts: Iterable[str]) -> int:
+        """Of the part that reads least."""
+        asked = set(prompts)
+        return max(part.n_truncated(asked) for _, part in self.parts)
+
     def identity(self) -> dict[str, object]:
         return {"name": self.name, "parts": [part.identity() for _, part in self.parts]}
 
 
 def _load(name: str, device: str) -> Reward:
-    reward = registry.load("rewards", name)(device=device)
+    factory = registry.load("rewards", registered(name))
+    reward = factory(device=device, **_arguments(name, factory))
     if not isinstance(reward, Reward):
         raise ContractError(f"reward {name!r}", "factory", expected="a bench.core.contract.Reward",
                             got=type(reward).__name__)  # fmt: skip
     return reward
+
+
+def _arguments(name: str, factory: Any) -> dict[str, Any]:
+    """The arguments of a name for its factory, in the types of its parameters; ``class`` is ``class_`` there."""
+    given = [pair.partition("=")[::2] for pair in name.partition("(")[2].removesuffix(")").split(",") if pair]
+    known = {k.removesuffix("_"): p for k, p in inspect.signature(factory).parameters.items() if k != "device"}
+    found: dict[str, Any] = {}
+    for key, value in given:
+        if key not in known:
+            raise UserError(f"reward {name!r}: {registered(name)} has no argument {key!r}",
+                            valid=", ".join(known) or "no arguments")  # fmt: skip
+        parameter = known[key]
+        kind = {"int": int, "float": float}.get(str(parameter.annotation), str)
+        try:
+            found[parameter.name] = kind(value)
+        except ValueError:
+            raise UserError(f"reward {name!r}: {key} = {value!r}",
+                            valid=f"{'a whole number' if kind is int else 'a number'}, by default "
+                                  f"{parameter.default}") from None  # fmt: skip
+    return found
+
+
+def _name(text: str, at: int, expected: str) -> tuple[str, int]:
+    """A name with its arguments in one spelling, and where it ends."""
+    name = _NAME.match(text, at)
+    if not name:
+        raise _error(text, at, expected)
+    arguments = _ARGUMENTS.match(text, name.end())
+    if not arguments:
+        return name[0], name.end()
+    pairs: dict[str, str] = {}
+    for part in arguments[1].split(","):
+        pair = _ARGUMENT.fullmatch(part)
+        if not pair or pair[1] in pairs:
+            raise UserError(f"reward {text!r}: {part.strip()!r} is no argument of {name[0]}",
+                            valid="name(key=value), several with commas, each key once")  # fmt: skip
+        pairs[pair[1]] = pair[2]
+    return f"{name[0]}({','.join(f'{key}={pairs[key]}' for key in sorted(pairs))})", arguments.end()
 
 
 def _sign(text: str, at: int, first: bool) -> tuple[int, int]:
@@ -152,23 +215,17 @@ def _term(text: str, at: int) -> tuple[float, str, int]:
         at = _skip(text, number.end())
         if text[at : at + 1] != "*":
             raise _error(text, at, "* and a name after the weight")
-        at = _skip(text, at + 1)
-        name = _NAME.match(text, at)
-        if not name:
-            raise _error(text, at, "a name")
-        return float(number[0]), name[0], name.end()
-    name = _NAME.match(text, at)
-    if not name:
-        raise _error(text, at, "a name or a weight")
-    end = name.end()
+        name, end = _name(text, _skip(text, at + 1), "a name")
+        return float(number[0]), name, end
+    name, end = _name(text, at, "a name or a weight")
     at = _skip(text, end)
     if text[at : at + 1] != "*":
-        return 1.0, name[0], end
+        return 1.0, name, end
     at = _skip(text, at + 1)
     number = _NUMBER.match(text, at)
     if not number:
-        raise _error(text, at, f"a weight after {name[0]!r} and *")
-    return float(number[0]), name[0], number.end()
+        raise _error(text, at, f"a weight after {name!r} and *")
+    return float(number[0]), name, number.end()
 
 
 def _skip(text: str, at: int) -> int:

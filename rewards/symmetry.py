@@ -19,13 +19,16 @@ class Symmetry(Reward):
 
     The paper leaves the norm's scale and the axis open. Taken here: the *mean* absolute difference, mirrored left to
     right, over one standard deviation of all pixels and channels. Its untuned 0.73 to 0.78 fits that reading
-    (27 ordinary pictures: 0.74). White noise has 2/sqrt(pi) = 1.128, a mirrored picture 0, whatever the contrast.
+    (27 ordinary pictures: 0.74, and 0.93 upside down). White noise has 2/sqrt(pi) = 1.128, a mirrored picture 0,
+    whatever the contrast. DRTune adds CLIPScore while it trains on it, with a weight that it does not state:
+    ``symmetry + W*clip-h14``, where W is the reader's choice and stands in the run's reward.
     """
 
     name = "symmetry"
     minimise = True
     family = "symmetry"
     unit = "mean |I - mirror(I)| / std(I)"
+    value_range = (0.0, 2.0)
 
     def __init__(self, device: str = "cpu") -> None:
         """Has no weights: it runs where the images are, whatever ``device``."""

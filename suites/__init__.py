@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from bench.core import registry
 from suites._card import EDITIONS, has_edition, names, own_spelling
+from suites._questions import FORMAT as QUESTION_FORMAT
+from suites._questions import with_questions
 from suites._text import Leak, leaks, normalised, refuse_leaks
 
-__all__ = ["Leak", "edition_of", "leaks", "normalised", "refuse_leaks", "resolve"]
+__all__ = ["QUESTION_FORMAT", "Leak", "edition_of", "leaks", "normalised", "refuse_leaks", "resolve", "with_questions"]
 
 
 def resolve(name: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ w_b, w_k weights, R the tree's reward; L_pre the pre-training loss, lambda = 0.0
     tune      R = sum_b w_b sum_{k in b} w_k r_k,   w_b = softmax(G), w_k = softmax_b(-r_k)               (eq. 7, 8)
               L = L_pre + lambda (-R)  on ReFL's rollouts                                                 (eq. 9-11)
 
-The tree is ``tuners.tree``, the rollout ``tuners.refl``. What is optimised is R: a plan refuses ``--reward``, and the
+The tree is ``bench.trees``, the rollout ``tuners.refl``. What is optimised is R: a plan refuses ``--reward``, and the
 suite's reward, which the run names, is a judge here like any other.
 """
 
@@ -33,16 +33,16 @@ from bench.diffusion.rollout import Loss
 from bench.diffusion.rollout import Path as Rollout
 from bench.store import atomic
 from bench.tiny import is_tiny_world
+from bench.trees.dimensions import DIMENSIONS
+from bench.trees.feedback import Feedback
+from bench.trees.fit import Fit, FitPlan, load_trained_state, trained_state
+from bench.trees.model import RewardTree, TreeScore, Weighing
+from bench.trees.pairs import Pair
+from bench.trees.trunks import TINY, backbone_family, backbone_problem, build_trunk
+from bench.trees.votes import Vote, load_vote, missing_dimensions, read_votes
 from tuners.refl import ReFL, ReFLConfig
-from tuners.tree.dimensions import DIMENSIONS
-from tuners.tree.feedback import Feedback
-from tuners.tree.fit import Fit, FitPlan, load_trained_state, trained_state
 from tuners.tree.generated import CANDIDATES, recipe, recipe_cost, sample_pair
-from tuners.tree.model import RewardTree, TreeScore, Weighing
-from tuners.tree.pairs import Pair
 from tuners.tree.scenes import scene_pair
-from tuners.tree.trunks import TINY, backbone_family, backbone_problem, build_trunk
-from tuners.tree.votes import Vote, load_vote, missing_dimensions, read_votes
 
 SCENES, GENERATED = "scenes", "generated"
 SCENE_PAIRS = 3000

@@ -7,6 +7,7 @@ import sys
 import click
 
 from bench.cli import (
+    assets,
     cancel,
     check,
     data,
@@ -16,12 +17,15 @@ from bench.cli import (
     merge,
     new,
     plan,
+    refs,
     report,
+    reward,
     run_,
     score,
     show,
     status,
     study,
+    tifa,
 )
 from bench.cli._output import print_error
 from bench.core.errors import UserError, unknown_name
@@ -47,9 +51,17 @@ app = _Group(
         "logs": logs.logs, "cancel": cancel.cancel,
         "score": score.score, "eval": eval_.eval_, "report": report.report, "merge": merge.merge,
         "data": _Group("data", help=data.__doc__, commands={"status": data.status, "fetch": data.fetch}),
+        "assets": _Group("assets", help=assets.__doc__, commands={"status": assets.status, "fetch": assets.fetch}),
+        "reward": _Group("reward", help=reward.__doc__, commands={
+            "train": _Group("train", help="Fit a reward model to votes.", commands={"tree": reward.tree}),
+        }),
         "study": _Group("study", help=study.__doc__, commands={
             "new": study.new, "links": study.links, "serve": study.serve, "import": study.import_,
         }),
+        "refs": _Group("refs", help=refs.__doc__, commands={
+            "build": refs.build, "show": refs.show, "import": refs.import_,
+        }),
+        "tifa": _Group("tifa", help=tifa.__doc__, commands={"questions": tifa.questions}),
         "check": _Group("check", help=check.__doc__, commands={"tuner": check.tuner}),
         "new": _Group("new", help=new.__doc__, commands={"tuner": new.tuner}),
     },

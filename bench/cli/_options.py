@@ -19,6 +19,18 @@ edition = click.option("--edition", help="sample (embedded) or full (the publish
 data = click.option("--data", type=click.Path(path_type=Path), envvar="TUNEBENCH_DATA", show_envvar=True,
                     help="Folder of the published prompt files.")  # fmt: skip
 
+_JUDGING = (
+    click.option("--judges", help="Rewards to judge the images with, with commas, in place of the suite's judges."),
+    click.option("--vqa", type=click.Path(path_type=Path), help="Folder of the VQA model that TIFA asks."),
+    click.option("--questions", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                 help="Questions for TIFA or DSG: TIFA's or DSG's file, or a reviewed one of 'bench tifa questions'."),
+    click.option("--reference", type=click.Path(path_type=Path), multiple=True,
+                 help="Reference statistics of 'bench refs build', or pytorch-fid's .npz; repeatable, one a protocol."),
+    click.option("--subject", type=click.Path(path_type=Path), help="Photographs of whom a personalised model shows."),
+    click.option("--embedder", type=click.Path(path_type=Path),
+                 help="Face network for --subject: a TorchScript file or a transformers folder."),
+)  # fmt: skip
+
 _PLAN = (
     click.option("--suite", help="Suite names with commas; variants as in hpsv2-400 or coco.val2017."),
     click.option("--tuner", help="Tuner or preset names with commas, 'all', or ./my_tuner.py."),
@@ -42,6 +54,7 @@ _PLAN = (
                  help="Processes that tune one run together, one a GPU; must divide the suite's global batch."),
     click.option("--micro-batch", type=int, help="Samples per forward; gradients accumulate to the global batch. "
                  "Default: the global batch / processes."),
+    *_JUDGING,
     click.option("--skip-invalid", is_flag=True, help="Leave out runs that cannot start, as '--tuner all' does."),
     runs,
 )  # fmt: skip
@@ -49,6 +62,23 @@ _PLAN = (
 
 config = click.option("--config", type=click.Path(path_type=Path), help="Settings of your clusters; default: "
                       "~/.config/tunebench/config.toml. See docs/cluster.md.")  # fmt: skip
+
+
+_EXECUTION = (
+    click.option("--dtype", type=click.Choice(("fp32", "bf16", "fp16")),
+                 help="Of the base model's frozen weights. Default: fp32 on a CPU, bf16 on a GPU."),
+    click.option("--attention-slicing", is_flag=True, help="Less memory, slower: attention head by head."),
+    click.option("--vae-slicing", is_flag=True, help="Less memory: decode image by image."),
+    click.option("--vae-tiling", is_flag=True, help="Less memory: decode big images tile by tile."),
+    click.option("--compile", is_flag=True, help="torch.compile of the denoiser; compiling is off the budget's clock."),
+)  # fmt: skip
+
+
+def execution_options(command: Command) -> Command:
+    """How a base model is computed; they arrive as the fields of ``bench.diffusion.execution.Execution``."""
+    for option in reversed(_EXECUTION):
+        command = option(command)
+    return command
 
 
 def split_settings(pairs: Sequence[str]) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:
@@ -108,6 +138,13 @@ def filled(options: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"no --{key} is named", valid=f"--{key} NAME, or --recipe NAME for a paper's run",
                             hint=f"bench list {key}s")  # fmt: skip
     return options
+
+
+def judging_options(command: Command) -> Command:
+    """How images are judged; they arrive as the fields of ``bench.engine.options.Options`` of these names."""
+    for option in reversed(_JUDGING):
+        command = option(command)
+    return command
 
 
 def plan_options(command: Command) -> Command:

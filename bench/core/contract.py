@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from bench.core.afford import Need
 from bench.core.budget import Budget, Charge
 from bench.core.errors import UserError, unknown_name
+from bench.core.judging import Judging
 from bench.core.types import Prompt, SamplerSpec, Suite
 
 if TYPE_CHECKING:
@@ -105,6 +106,12 @@ class Reward(ABC):
     licence: str = ""
     weights_sha256: str = ""
     """Digest of the weights file, "" when there are none."""
+    input_px: int = 0
+    """Side in pixels of what its network sees; 0 takes images as they are."""
+    value_range: tuple[float, float] | None = None
+    """Bounds of the measure, where it has any."""
+    cost_gmac: float = 0.0
+    """10^9 multiply-accumulates of one image through its network; 0 where nobody counted."""
 
     tie_eps: float = 0.0
     """Two images whose measures differ by at most this are a tie: half a win."""
@@ -117,6 +124,11 @@ class Reward(ABC):
         time, of the class (see ``differentiable``)."""
         return []
 
+    def prepare(self) -> None:
+        """Loads what it computes with, where it did not at once: after this, no call waits for a file. A plan, which
+        wants no more than ``identity``, leaves it out."""
+        return
+
     @abstractmethod
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The published quantity in its own unit and direction: images (B, 3, H, W) → (B,) float32."""
@@ -124,6 +136,10 @@ class Reward(ABC):
     def measure_parts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The value of each of ``part_names``: images (B, 3, H, W) → (B, K) float32."""
         raise LookupError(f"{self.name} has no parts")
+
+    def n_truncated(self, prompts: Iterable[str]) -> int:
+        """Distinct prompts whose end it does not read, as they are longer than its text encoder."""
+        return 0
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Higher is better: images (B, 3, H, W) float32 in [0, 1] → (B,) float32."""
@@ -397,6 +413,8 @@ class Scene:
     """For reference statistics, shared by runs."""
     own_rewards: Mapping[str, Reward] = field(default_factory=dict)
     """What the run fitted for itself and was tuned for, by name."""
+    judging: Judging = field(default_factory=Judging)
+    """Which judges are asked, and what the user chose about them."""
 
 
 @dataclass(frozen=True)
@@ -439,3 +457,9 @@ class Metric(ABC):
 
     @abstractmethod
     def score(self, scene: Scene) -> list[Measured]: ...
+
+    @classmethod
+    def depends(cls, scene: Scene) -> Any:
+        """What an answer depends on beside images, prompts and the trained reward, as plain data: reference statistics,
+        weights found on this machine. Cached answers are looked up by it; asked without loading a network."""
+        return None

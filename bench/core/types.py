@@ -37,11 +37,21 @@ class Question:
 
 
 @dataclass(frozen=True)
+class GraphQuestion(Question):
+    """A question that makes sense only where others were answered as they should be (DSG, arXiv 2310.18235)."""
+
+    number: int = 1
+    """Its place among the prompt's questions, from 1."""
+    parents: tuple[int, ...] = ()
+    """Numbers of the questions that it depends on."""
+
+
+@dataclass(frozen=True)
 class SamplerSpec:
     """How images are sampled."""
 
     scheduler: str = "ddim"
-    """ddim · ddpm · euler · euler-a · dpmpp-2m"""
+    """ddim · ddpm · euler · euler-a · dpmpp-2m; flow-euler of flow models"""
     n_steps: int = 50
     guidance: float = 7.5
     """Classifier-free guidance w: eps_u + w (eps_c - eps_u); 1 turns the unconditional branch off."""

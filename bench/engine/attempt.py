@@ -82,7 +82,8 @@ def read_curve(folder: RunFolder) -> Curve:
             # what an older copy did beyond the checkpoint that this attempt began at is no part of the run
             by_unit = {k: row for k, row in by_unit.items() if k < done[0]["unit"]}
         for event in done:
-            by_unit[event["unit"]] = {"unit": event["unit"], **event["spent"], **event["scalars"]}
+            spent = {kind: round(amount, 6) for kind, amount in event["spent"].items()}
+            by_unit[event["unit"]] = {"unit": event["unit"], **spent, **event["scalars"]}
     units = [by_unit[k] for k in sorted(by_unit)]
     if len(units) > N_CURVE_ROWS:
         step = (len(units) - 1) / (N_CURVE_ROWS - 1)
@@ -123,10 +124,14 @@ def commit() -> tuple[str | None, bool | None]:
     return head, None if changes is None else bool(changes)
 
 
-def provenance(device: str, n_threads: int, command: str, world_size: int, micro_batch: int) -> Provenance:
+def provenance(
+    device: str, n_threads: int, command: str, world_size: int, micro_batch: int,
+    execution: Mapping[str, Any] | None = None,
+) -> Provenance:  # fmt: skip
     """Where the result comes from."""
     head, dirty = commit()
     return Provenance(
         commit=head, dirty=dirty, packages=packages(), python=platform.python_version(), platform=platform.platform(),
         device=device, n_threads=n_threads, world_size=world_size, micro_batch=micro_batch, command=command,
+        execution=dict(execution or {}),
     )  # fmt: skip

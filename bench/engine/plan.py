@@ -10,7 +10,7 @@ import inspect
 import itertools
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from bench.core.budget import Budget
 from bench.core.contract import Reward, Setup, Tuner, changed_settings, make_config
 from bench.core.errors import UserError, unknown_name
 from bench.core.identity import digest, file_sha256
+from bench.core.judging import Judging
 from bench.core.types import RunSpec, Suite, SuiteSpec
 from bench.engine.options import Options
 from bench.engine.protocol import at_scale, parse_protocol, with_protocol
@@ -47,6 +48,9 @@ class PlannedRun:
     """What ``load_model`` takes: a name or a folder."""
     problems: tuple[str, ...]
     """What would fail later, each with what to do; empty when the run can start."""
+    judging: Judging = field(default_factory=Judging)
+    absences: tuple[str, ...] = ()
+    """Judges and metrics that the record will call absent, as this machine lacks their weights or data."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ class Plan:
             others = " (--skip-invalid carries out the others)" if kept else ""
             raise UserError(self.problems[0], valid=f"{len(self.problems)} problem(s) in this plan{others}")
         return kept
+
+    @property
+    def absences(self) -> list[str]:
+        """What the records will call absent, one sentence each, with the command that changes it."""
+        return list(dict.fromkeys(sentence for run in self.runs for sentence in run.absences))
 
     @property
     def problems(self) -> list[str]:
@@ -136,7 +145,8 @@ def _suite(name: str, options: Options) -> Suite:
         raise UserError(f"the suite {base} has training prompts of its own and takes no list", hint="no --train-list")
     found = make(edition, variant=variant, data_dir=options.data, limit=options.limit, **chosen)
     assert isinstance(found, Suite)
-    return with_protocol(found, parse_protocol(options.protocol))
+    found = with_protocol(found, parse_protocol(options.protocol))
+    return suites.with_questions(found, options.questions, options.data)
 
 
 def _tuners(options: Options) -> tuple[list[ChosenTuner], tuple[str, ...]]:
@@ -248,12 +258,16 @@ def parse_budget(pairs: Sequence[str], default: Budget, hard_limit_s: float | No
 
 def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> PlannedRun:
     from bench.diffusion.sources import find_source
+    from bench.metrics.requirements import absences
     from rewards import expression
 
     source = find_source(options.model or suite.spec.model)
     suite = at_scale(suite, source.name, own_budget=bool(options.budget))
     s = suite.spec
     _check_batches(s, options)
+    if source.sampler(s.sampler) != s.sampler:
+        note = f"flow-euler instead of {s.sampler.scheduler}: {source.name} is a flow model, which takes no other"
+        suite = dataclasses.replace(suite, notes=(*suite.notes, note))
     own = tuner.cls.trained_reward(tuner.config, source.name)
     reward = expression.canonical(options.reward or own or s.reward)
     spec = RunSpec(
@@ -262,17 +276,19 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         model_defaults=dict(source.tuning_defaults),
         tuner=tuner.cls.name, tuner_version=tuner.cls.version, label=tuner.label, tuner_sha256=tuner.file_sha256,
         settings=changed_settings(tuner.cls, tuner.config), reward=reward, reward_revision=_reward_revision(reward)[0],
-        budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
-        train_sampler=s.train_sampler, global_batch=s.global_batch, eval_seeds=s.eval_seeds,
+        budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=source.sampler(s.sampler),
+        train_sampler=source.sampler(s.train_sampler), global_batch=s.global_batch, eval_seeds=s.eval_seeds,
         fractions=parse_fractions(options.fractions, s.fractions),
         metrics=s.metrics, seed=seed, files=_digests(tuner.cls.files(tuner.config)), train_list=suite.train_list,
         protocol=parse_protocol(options.protocol), recipe=options.recipe,
     )  # fmt: skip
     folder = run_folder(options.runs, spec)
+    judging = options.judging(spec.model, s)
     return PlannedRun(
         spec=spec, suite=suite, folder=folder, settings=_resolved(tuner.config, source), state=state_of(folder),
         tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
-        problems=(*_unused_reward(tuner, source, options), *_problems(suite, tuner, spec, source)),
+        problems=(*_unused_reward(tuner, source, options), *_problems(suite, tuner, spec, source, judging)),
+        judging=judging, absences=tuple(absences(s.metrics, suite, judging)),
     )  # fmt: skip
 
 
@@ -303,7 +319,7 @@ def _reward_revision(reward: str) -> tuple[str, UserError | None]:
     from rewards import expression
 
     try:
-        return digest(expression.load_reward(reward).identity(), 12), None
+        return digest(expression.load_reward(reward, prepare=False).identity(), 12), None
     except UserError as err:
         return "", err
 
@@ -328,17 +344,24 @@ def state_of(folder: RunFolder) -> str:
     return "started" if folder.spec_path.exists() else "to do"
 
 
-def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSource) -> list[str]:
+def _problems(
+    suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSource, judging: Judging
+) -> list[str]:  # fmt: skip
     from bench.metrics.requirements import missing
     from rewards import expression
     from suites import leaks
 
-    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite), *_sampler_problems(spec, source)]
+    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite, judging), *_sampler_problems(spec, source)]
     setup = Setup(
         train_sampler=spec.train_sampler, sampler=spec.sampler, global_batch=spec.global_batch, budget=spec.budget,
         n_train_prompts=len(suite.train_prompts), reward=spec.reward, model=spec.model, seed=spec.seed,
     )  # fmt: skip
     problems += [f"{tuner.label}: {problem}" for problem in tuner_problems(tuner.cls, tuner.config, setup)]
+    if source.is_flow and "attention" in tuner.cls.needs_of(tuner.config):
+        problems.append(
+            f"{tuner.label} leads the attention of a U-Net, and {source.name} is a transformer that reads image and "
+            "text as one: settings without that stage (bench show tuner), or a U-Net (bench list models)"
+        )
     terms = [name for _, name in expression.parse(spec.reward)]
     _, missing_reward = _reward_revision(spec.reward)
     if missing_reward:
@@ -378,7 +401,9 @@ def _unused_reward(tuner: ChosenTuner, source: ModelSource, options: Options) ->
 
 def _reward_class(reward: str) -> type[Reward]:
     """The class of a registered reward, or what its function says it returns: no weights are loaded to plan."""
-    made = registry.load("rewards", reward)
+    from rewards.expression import registered
+
+    made = registry.load("rewards", registered(reward))
     made = made if isinstance(made, type) else typing.get_type_hints(made).get("return")
     return made if isinstance(made, type) and issubclass(made, Reward) else Reward
 
@@ -388,8 +413,9 @@ def _sampler_problems(spec: RunSpec, source: ModelSource) -> list[str]:
     any of a thousand steps."""
     from bench.diffusion.samplers import check_sampler
 
-    path = Path(source.location) / "scheduler" / "scheduler_config.json"
-    config = atomic.read_json(path) if path.is_file() else {"num_train_timesteps": 1000}
+    path = source.file("scheduler/scheduler_config.json")
+    unknown = {"num_train_timesteps": 1000, "_class_name": "FlowMatchEulerDiscreteScheduler" if source.is_flow else ""}
+    config = atomic.read_json(path) if path is not None else unknown
     problems: dict[str, None] = {}
     for sampler in (spec.train_sampler, spec.sampler):
         try:
@@ -405,14 +431,11 @@ def _missing_model(source: ModelSource) -> list[str]:
         return []
     if Path(source.location).is_absolute():
         return [f"the files of model {source.name!r} are not in {source.location}"]
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(source.location, "model_index.json", revision=source.pinned), str):
+    if source.file("model_index.json") is not None:
         return []
-    return [
-        f"the files of model {source.name!r} ({source.location}, revision {source.pinned}, {source.licence}) are not "
-        f"on this machine: --model {source.name}=FOLDER with a copy of them"
-    ]
+    facts = ", ".join(filter(None, (source.location + source.at_revision(), source.licence)))
+    return [f"the files of model {source.name!r} ({facts}) are not on this machine: --model {source.name}=FOLDER with "
+            "a copy of them"]  # fmt: skip
 
 
 def packages() -> dict[str, str]:

@@ -85,6 +85,31 @@ def test_flat_pictures_cost_next_to_nothing_and_noise_a_lot() -> None:
     assert reward.name == "compressibility-q10"
 
 
+def test_the_parts_are_those_of_the_real_encoder() -> None:
+    """Beside the surrogate: libjpeg's own error at the quality, and DDPO's size of the file."""
+    pixels = PICTURES["natural"]
+    reward = Compressibility(quality=20)
+    parts = reward.measure_parts(as_images(pixels), [""] * len(pixels))
+    real = np.stack([libjpeg(p, 20)[0] for p in pixels]).astype(np.float64)
+    expected = ((pixels - real) ** 2).mean(axis=(1, 2, 3)) / 255**2
+    np.testing.assert_allclose(parts[:, 0].numpy(), expected, rtol=1e-5)
+    sizes = []
+    for p in pixels:
+        file = io.BytesIO()
+        Image.fromarray(p).save(file, "JPEG", quality=95)
+        sizes.append(len(file.getvalue()) / 1000)
+    np.testing.assert_allclose(parts[:, 1].numpy(), sizes, rtol=1e-6)
+    assert reward.part_names == ("libjpeg", "kilobytes-q95")
+    assert parts.shape == (len(pixels), 2)
+
+
+def test_quality_and_range_are_in_the_identity() -> None:
+    reward = Compressibility(quality=5)
+    assert reward.name == "compressibility-q5"
+    assert reward.unit == "mean squared error, JPEG quality 5, pixels in [0, 1]"
+    assert reward.identity() != Compressibility().identity()
+
+
 def test_soft_rounding_error_grows_to_the_half_and_never_falls() -> None:
     x = torch.linspace(-0.5, 0.5, 1001, dtype=torch.float64)
     error = (x - soft_round(x)).abs()

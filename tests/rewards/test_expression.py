@@ -31,6 +31,10 @@ from rewards.symmetry import Symmetry
         ("symmetry -2e-3*tiny-pick", "symmetry - 0.002*tiny-pick"),
         ("symmetry + symmetry", "2*symmetry"),
         ("+1.0*symmetry", "symmetry"),
+        ("compressibility(quality=5)", "compressibility(quality=5)"),
+        ("2*compressibility ( quality = 5 ) - symmetry", "2*compressibility(quality=5) - symmetry"),
+        ("compressibility(quality=5)*2 + compressibility", "compressibility + 2*compressibility(quality=5)"),
+        ("symmetry(b=2 x, a=1)", "symmetry(a=1,b=2 x)"),
     ],
 )
 def test_one_spelling_for_one_sum(text: str, expected: str) -> None:
@@ -59,6 +63,12 @@ def test_canonical_form_reads_back_exactly(weights: dict[str, float]) -> None:
         ("symmetry - symmetry", "weight of symmetry is 0"),
         ("1e999*symmetry", "weight of symmetry is inf"),
         ("(symmetry)", "a name or a weight"),
+        ("symmetry()", "is no argument of symmetry"),
+        ("symmetry(5)", "'5' is no argument"),
+        ("symmetry(a=1,a=2)", "'a=2' is no argument"),
+        ("symmetry(a=)", "'a=' is no argument"),
+        ("symmetry(a=1", "expected [+] or -"),
+        ("symmetri(a=1)", "did you mean 'symmetry'"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, says: str) -> None:
@@ -75,6 +85,24 @@ def test_parsing_needs_no_torch() -> None:
     code = "import sys, rewards.expression as e; e.canonical('symmetry+tiny-clip'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_arguments_reach_the_reward_in_their_type_and_are_checked() -> None:
+    reward = load_reward("compressibility(quality=5)")
+    assert isinstance(reward, Compressibility)
+    assert reward.quality == 5
+    wrong = {"compressibility(quality=five)": "quality = 'five'", "symmetry(axis=1)": "no argument 'axis'",
+             "compressibility(quality=0)": "quality = 0", "tiny-clip(folder=x)": "no argument"}  # fmt: skip
+    for text, says in wrong.items():
+        with pytest.raises(UserError, match=says):
+            load_reward(text)
+
+
+def test_a_plan_reads_the_class_of_a_reward_with_arguments() -> None:
+    from bench.engine.plan import _reward_class
+
+    assert _reward_class("compressibility(quality=5)") is Compressibility
+    assert _reward_class("objectness(class=cat)").__name__ == "Objectness"
 
 
 def test_a_lone_name_is_the_reward_itself() -> None:

@@ -12,8 +12,10 @@ from bench.core.types import SamplerSpec
 from bench.diffusion.meters import Meters
 from bench.tiny.models import load_scorer
 from bench.tiny.scorers import scores
-from tuners.tree.dimensions import BRANCHES, DIMENSIONS
-from tuners.tree.feedback import HELD_OUT_ONE_IN, Feedback
+from bench.trees.dimensions import BRANCHES, DIMENSIONS
+from bench.trees.feedback import HELD_OUT_ONE_IN, Feedback
+from bench.trees.pairs import Pair
+from bench.trees.votes import load_vote, missing_dimensions, read_votes
 from tuners.tree.generated import (
     AESTHETIC_WAYS,
     CANDIDATES,
@@ -24,9 +26,7 @@ from tuners.tree.generated import (
     sample_pair,
     substitute_style,
 )
-from tuners.tree.pairs import Pair
 from tuners.tree.scenes import scene_pair
-from tuners.tree.votes import load_vote, missing_dimensions, read_votes
 
 from .world import context
 

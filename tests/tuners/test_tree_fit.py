@@ -10,12 +10,12 @@ from bench.core.budget import Budget, Ledger
 from bench.core.errors import UserError
 from bench.core.seeds import derive_seed
 from bench.diffusion.meters import Meters
-from tuners.tree.dimensions import DIMENSIONS
-from tuners.tree.feedback import Feedback
-from tuners.tree.fit import Fit, FitPlan, load_trained_state, trained_state
-from tuners.tree.model import RewardTree, Weighing
+from bench.trees.dimensions import DIMENSIONS
+from bench.trees.feedback import Feedback
+from bench.trees.fit import Fit, FitPlan, load_trained_state, trained_state
+from bench.trees.model import RewardTree, Weighing
+from bench.trees.trunks import TINY, BlipTrunk, backbone_problem, build_trunk
 from tuners.tree.scenes import scene_pair
-from tuners.tree.trunks import TINY, BlipTrunk, backbone_problem, build_trunk
 
 from .world import context
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tuners.tree.dimensions import BRANCH_OF, BRANCHES, DIMENSIONS
-from tuners.tree.feedback import Batch
-from tuners.tree.fit import pair_losses
-from tuners.tree.model import Reading, RewardTree, TreeScore, Weighing, combine
-from tuners.tree.trunks import Trunk
+from bench.trees.dimensions import BRANCH_OF, BRANCHES, DIMENSIONS
+from bench.trees.feedback import Batch
+from bench.trees.fit import pair_losses
+from bench.trees.model import Reading, RewardTree, TreeScore, Weighing, combine
+from bench.trees.trunks import Trunk
 
 STEPS = 1e-6
 
@@ -29,6 +29,9 @@ class Pixels(Trunk):
         seen = F.adaptive_avg_pool2d(images, 2).flatten(1)
         read = torch.tensor([[len(t) / 10] for t in texts]).to(seen)
         return torch.tanh(self.mix(torch.cat([seen, read], dim=1)))
+
+    def n_truncated(self, texts):
+        return 0
 
     def layers(self):
         return [[self.mix]]

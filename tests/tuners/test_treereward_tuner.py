@@ -18,9 +18,9 @@ from bench.diffusion.check import check_tuner
 from bench.diffusion.meters import Meters
 from bench.engine.plan import tuner_problems
 from bench.engine.scoring import Trained
+from bench.trees.dimensions import DIMENSIONS
 from rewards.caption import BlipCosine
 from rewards.expression import load_reward
-from tuners.tree.dimensions import DIMENSIONS
 from tuners.tree.generated import CANDIDATES
 from tuners.treereward import (
     FIT_UNIT,

@@ -1,5 +1,4 @@
-"""TreeReward's reward model and feedback data: usable without a tuner.
+"""Where TreeReward's pairs come from besides votes: exact scenes of the tiny world and images of the base model.
 
-``dimensions`` names the tree, ``trunks`` holds the backbones, ``model`` the tree and its reward, ``feedback`` the pairs
-on disk, ``scenes``, ``generated`` and ``votes`` the places pairs come from, ``fit`` the training.
+The reward model itself is ``bench.trees``.
 """

@@ -25,8 +25,8 @@ from bench.core.budget import Charge
 from bench.core.types import SamplerSpec
 from bench.diffusion.models import BaseModel
 from bench.diffusion.samplers import Noise, build_sampler, conditions, predict_eps
-from tuners.tree.dimensions import DIMENSIONS
-from tuners.tree.pairs import Pair
+from bench.trees.dimensions import DIMENSIONS
+from bench.trees.pairs import Pair
 
 STYLE_WORDS = (
     "photo", "photograph", "painting", "oil painting", "watercolor", "sketch", "cartoon", "anime", "concept art",

@@ -37,7 +37,7 @@ from bench.tiny.world import (
     sample_split,
     scene_held_out,
 )
-from tuners.tree.pairs import Pair
+from bench.trees.pairs import Pair
 
 _DETAIL = 0.7
 """How much captions say: as much as those that the tiny scorers were trained on."""

@@ -23,8 +23,11 @@ from tuners.drtune import DRTune
 def suite(
     edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
 ) -> Suite:
-    """Three prompts, two seeds, four steps: a whole run in seconds."""
-    prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(("a red circle", "a blue square", "two stars")))
+    """Three prompts, two seeds, four steps: a whole run in seconds. Variant ``many``: images for several batches."""
+    texts = ["a red circle", "a blue square", "two stars"]
+    if variant == "many":
+        texts += [f"{n} stars" for n in range(3, 35)]
+    prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(texts))
     train = tuple(Prompt(f"t{i}", f"a green thing {i}") for i in range(8))
     kept = prompts[:limit]
     spec = SuiteSpec(
@@ -128,6 +131,15 @@ class Slow(Misbehaving):
         return Report({"reward": float(self.n)})
 
 
+class Unpicklable(Slow):
+    """Keeps in its state what no checkpoint can hold."""
+
+    name = "micro-unpicklable"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n": self.n, "on_step": lambda: self.n}
+
+
 class Exiting(Misbehaving):
     """Leaves without a word to Python, as code of a C library can."""
 
@@ -146,6 +158,32 @@ class Hungry(Misbehaving):
     def misbehave(self) -> None:
         if self.ctx.micro_batch > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation.")
+
+
+class Starving(Misbehaving):
+    """Runs out of memory even with one sample."""
+
+    name = "micro-starving"
+
+    def misbehave(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation.")
+
+
+class Crowded(DRTune):
+    """DRTune on a device that holds two samples without gradient and one with: two rows of the U-Net each."""
+
+    name = "micro-crowded"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, config: Any, ctx: Context) -> None:
+        super().__init__(config, ctx)
+        if not ctx.model.unet._forward_pre_hooks:
+            ctx.model.unet.register_forward_pre_hook(_few_rows)
+
+
+def _few_rows(unet: Any, args: tuple[Any, ...]) -> None:
+    if len(args[0]) > (2 if torch.is_grad_enabled() else 4):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation.")
 
 
 class LateDiverging(Misbehaving):

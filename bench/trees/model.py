@@ -27,8 +27,8 @@ import torch
 from torch import nn
 
 from bench.core.contract import Reward
-from tuners.tree.dimensions import BRANCH_OF, BRANCHES, DIMENSIONS
-from tuners.tree.trunks import Trunk, init_linear
+from bench.trees.dimensions import BRANCH_OF, BRANCHES, DIMENSIONS
+from bench.trees.trunks import Trunk, init_linear
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
-from tuners.tree.dimensions import DIMENSIONS
+from bench.trees.dimensions import DIMENSIONS
 
 if TYPE_CHECKING:
     import torch
 
-    from tuners.tree.pairs import Pair
+    from bench.trees.pairs import Pair
 
 SCHEMA = 'lines such as {"dimension": "color", "prompt": "...", "winner": "a.png", "loser": "b.png"}'
 MIN_VOTES = 2
@@ -39,8 +39,12 @@ class Vote:
     loser: Path
 
 
-def read_votes(path: Path) -> list[Vote]:
+def read_votes(path: Path, images: Path | None = None) -> list[Vote]:
     """All votes of a file.
+
+    Args:
+        path: the file.
+        images: folder that its image files are relative to; by default the file's own.
 
     Raises:
         UserError: no votes, or a line that is no vote, with its number: bad JSON, a key missing, an unknown dimension,
@@ -50,7 +54,7 @@ def read_votes(path: Path) -> list[Vote]:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"vote file {path} cannot be read: {err}", valid=SCHEMA) from err
-    votes = [_vote(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    votes = [_vote(path, images or path.parent, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not votes:
         raise UserError(f"vote file {path} holds no vote", valid=SCHEMA)
     return votes
@@ -64,14 +68,14 @@ def missing_dimensions(votes: list[Vote]) -> list[str]:
 
 def load_vote(vote: Vote, side: int) -> Pair:
     """The pair of one vote, both images brought to (3, side, side)."""
-    from tuners.tree.pairs import Pair
+    from bench.trees.pairs import Pair
 
     return Pair(
         vote.dimension, "vote", _image(vote.winner, side), vote.prompt, _image(vote.loser, side), vote.loser_prompt
     )
 
 
-def _vote(path: Path, number: int, line: str) -> Vote:
+def _vote(path: Path, images: Path, number: int, line: str) -> Vote:
     where = f"vote file {path}, line {number}"
     try:
         data: Any = json.loads(line)
@@ -83,10 +87,10 @@ def _vote(path: Path, number: int, line: str) -> Vote:
         raise UserError(f"{where}: no text under {absent[0]!r}", valid=SCHEMA)
     if data["dimension"] not in DIMENSIONS:
         raise UserError(f"{where}: unknown dimension {data['dimension']!r}", valid=", ".join(DIMENSIONS))
-    files = [path.parent / data[side] for side in ("winner", "loser")]
+    files = [images / data[side] for side in ("winner", "loser")]
     for file in files:
         if not file.is_file():
-            raise UserError(f"{where}: there is no image {file}", valid="a file, relative to the vote file's folder")
+            raise UserError(f"{where}: there is no image {file}", valid=f"a file, relative to {images}")
     return Vote(data["dimension"], data["prompt"], str(data.get("loser_prompt", data["prompt"])), *files)
 
 
@@ -99,5 +103,6 @@ def _image(path: Path, side: int) -> torch.Tensor:
         with Image.open(path) as image:
             small = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
     except OSError as err:
-        raise UserError(f"image {path} of a vote cannot be read: {err}") from err
+        raise UserError(f"image {path} of a vote cannot be read: {err}",
+                        valid="an image file that Pillow opens") from err  # fmt: skip
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from bench.core.errors import UserError
 from bench.core.identity import file_sha256
 from bench.diffusion.models import quiet
+from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
 from bench.tiny import weights_dir
 
 TINY = "tiny-clip"
@@ -54,6 +55,10 @@ class Trunk(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         """(B, 3, H, W) float in [0, 1] of any size and B prompts → (B, D)."""
+
+    @abstractmethod
+    def n_truncated(self, texts: Iterable[str]) -> int:
+        """Distinct prompts whose end the trunk does not read."""
 
     def pretrained(self) -> list[nn.Parameter]:
         """The weights that were not drawn here."""
@@ -120,6 +125,11 @@ class TinyClipTrunk(Trunk):
         parts = [F.layer_norm(seen.pooler_output, seen.pooler_output.shape[-1:]), met, 10 * match, 5 * cosine]
         return torch.cat(parts, dim=-1)
 
+    def n_truncated(self, texts: Iterable[str]) -> int:
+        from bench.tiny.tokens import MAX_LENGTH, tokenizer
+
+        return sum(len(tokenizer()(text, verbose=False)["input_ids"]) > MAX_LENGTH for text in set(texts))
+
     def pretrained(self) -> list[nn.Parameter]:
         return list(self.clip.parameters())
 
@@ -131,18 +141,32 @@ class TinyClipTrunk(Trunk):
 
 
 class BlipTrunk(Trunk):
-    """BLIP with its text encoder grounded in the image, from a ``save_pretrained`` folder."""
+    """BLIP with its text encoder grounded in the image, from a ``save_pretrained`` folder.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: configuration, tokenizer and weights.
+        empty: take no weights from the folder; the caller brings them.
+
+    Raises:
+        UserError: what the folder lacks, or damaged or foreign weights.
+    """
+
+    def __init__(self, folder: Path, *, empty: bool = False) -> None:
         super().__init__()
-        from transformers import AutoTokenizer, BlipForImageTextRetrieval
+        from transformers import BlipConfig, BlipForImageTextRetrieval
 
-        if problem := blip_problem(folder):
+        if problem := blip_problem(folder, weights=not empty):
             raise UserError(problem)
-        model = BlipForImageTextRetrieval.from_pretrained(folder, dtype=torch.float32)
+        with reading(folder):
+            self.tokenizer: Any = load_tokenizer(folder)
+            if empty:
+                model: Any = BlipForImageTextRetrieval(BlipConfig.from_pretrained(folder))
+            else:
+                model = load_pretrained(BlipForImageTextRetrieval, folder)
+        self.config: Any = model.config
         self.vision, self.text = model.vision_model, model.text_encoder
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.dim = int(model.config.text_config.hidden_size)
+        self.n_tokens = min(BLIP_TOKENS, int(model.config.text_config.max_position_embeddings))
         self.side = min(BLIP_SIDE, int(model.config.vision_config.image_size))
         self.family = BLIP_FAMILY
         self.digest = "-".join(file_sha256(path)[:8] for path in sorted(folder.glob("*.safetensors")))
@@ -156,7 +180,7 @@ class BlipTrunk(Trunk):
             pixel_values=(images - mean) / std, interpolate_pos_encoding=self.side != self.vision.config.image_size
         ).last_hidden_state
         tokens = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=BLIP_TOKENS, return_tensors="pt"
+            list(texts), padding="max_length", truncation=True, max_length=self.n_tokens, return_tensors="pt"
         ).to(images.device)
         read = self.text(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=seen,
@@ -164,6 +188,14 @@ class BlipTrunk(Trunk):
         )  # fmt: skip
         h: torch.Tensor = read.last_hidden_state[:, 0]
         return h
+
+    def n_truncated(self, texts: Iterable[str]) -> int:
+        return sum(len(self.tokenizer(text, verbose=False).input_ids) > self.n_tokens for text in set(texts))
+
+    def save_shape(self, folder: Path) -> None:
+        """Configuration and tokenizer, without weights: all that ``empty`` needs."""
+        self.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def layers(self) -> list[Sequence[nn.Module]]:
         return [list(self.vision.encoder.layers), list(self.text.encoder.layer)]
@@ -204,8 +236,8 @@ def backbone_problem(backbone: str) -> str | None:
     return None if backbone == TINY else blip_problem(Path(backbone))
 
 
-def blip_problem(folder: Path) -> str | None:
-    """What a folder lacks to be a BLIP trunk."""
+def blip_problem(folder: Path, *, weights: bool = True) -> str | None:
+    """What a folder lacks to be a BLIP trunk, with or without its weights."""
     valid = (
         f"valid: {TINY}, or a folder that BlipForImageTextRetrieval.save_pretrained and its tokenizer wrote, such as a "
         "copy of Salesforce/blip-itm-large-coco"
@@ -219,7 +251,7 @@ def blip_problem(folder: Path) -> str | None:
     if not isinstance(config, dict) or config.get("model_type") != "blip":
         kind = config.get("model_type") if isinstance(config, dict) else None
         return f"backbone = {folder} holds a model of type {kind!r}, not 'blip'; {valid}"
-    if not list(folder.glob("*.safetensors")):
+    if weights and not list(folder.glob("*.safetensors")):
         return f"backbone = {folder} holds no *.safetensors weights; {valid}"
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         return f"backbone = {folder} holds no tokenizer; {valid}"

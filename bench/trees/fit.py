@@ -19,9 +19,9 @@ import torch
 from torch.nn import functional as F
 
 from bench.core.errors import Diverged
-from tuners.tree.dimensions import BRANCH_OF, BRANCHES, DIMENSIONS
-from tuners.tree.feedback import Batch, Feedback
-from tuners.tree.model import RewardTree
+from bench.trees.dimensions import BRANCH_OF, BRANCHES, DIMENSIONS
+from bench.trees.feedback import Batch, Feedback
+from bench.trees.model import RewardTree
 
 EVAL_BATCH = 32
 """Pairs a forward when held-out data is read."""

@@ -21,8 +21,8 @@ import torch
 
 from bench.core.errors import UserError
 from bench.store import atomic
-from tuners.tree.dimensions import DIMENSIONS
-from tuners.tree.pairs import Pair
+from bench.trees.dimensions import DIMENSIONS
+from bench.trees.pairs import Pair
 
 HELD_OUT_ONE_IN = 6
 """Of each dimension, the first pair and every sixth after it are never fitted on."""
@@ -56,10 +56,18 @@ class _Row:
 
 
 class Feedback:
-    """A growing list of pairs in ``folder``; the only thing that training reads."""
+    """A growing list of pairs in ``folder``; the only thing that training reads.
 
-    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
+    Args:
+        folder: where its shards are.
+        device: where batches go.
+        by_prompt: hold out whole prompts. Several people vote on one pair of images, and a prompt has several pairs: an
+            accuracy on pairs whose images were fitted on would be too good.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu", *, by_prompt: bool = False) -> None:
         self.folder = folder
+        self.by_prompt = by_prompt
         self.device = torch.device(device)
         self._names: list[str] = []
         self._images: list[Any] = []
@@ -89,11 +97,24 @@ class Feedback:
         return [i for i, held in enumerate(self._held()) if held]
 
     def _held(self) -> list[bool]:
+        if self.by_prompt:
+            prompts = self._held_prompts()
+            return [row.winner_text in prompts for row in self._rows]
         seen: Counter[int] = Counter()
         held = []
         for row in self._rows:
             held.append(seen[row.dimension] % HELD_OUT_ONE_IN == 0)
             seen[row.dimension] += 1
+        return held
+
+    def _held_prompts(self) -> set[str]:
+        """The first prompt and every sixth after it, in order of appearance, and the first prompt of each dimension
+        that has none among these."""
+        held = set(list(dict.fromkeys(row.winner_text for row in self._rows))[::HELD_OUT_ONE_IN])
+        for j in range(len(DIMENSIONS)):
+            of_j = [row.winner_text for row in self._rows if row.dimension == j]
+            if of_j and held.isdisjoint(of_j):
+                held.add(of_j[0])
         return held
 
     def counts(self) -> dict[str, dict[str, int]]:
