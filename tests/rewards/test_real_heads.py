@@ -19,7 +19,7 @@ SCORES = (1.655, 2.359, 3.070, 3.672, 4.238, 4.701, 5.073, 5.365, 5.577, 5.747)
 
 @pytest.fixture(scope="module")
 def weights() -> Path:
-    """The folder of small published weights: ``TUNEBENCH_WEIGHTS``, else ``../shared/weights`` beside the repository."""
+    """Small published weights: ``TUNEBENCH_WEIGHTS``, else ``../shared/weights`` beside the repository."""
     given = os.environ.get("TUNEBENCH_WEIGHTS")
     place = Path(given) if given else Path(__file__).parents[2].parent / "shared" / "weights"
     if not (place / "laion-aesthetic-v2").is_dir():
