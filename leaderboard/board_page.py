@@ -18,7 +18,7 @@ def pages(site: Site) -> Iterator[Page]:
     for board in site.boards:
         facts = site.facts[board.key]
         inputs = inputs_of(board.key, board.protocol, [run.digest for run in board.runs], facts.digest)
-        yield Page(board_path(board), inputs, partial(board_page, board, facts))
+        yield Page(board_path(board), inputs, partial(board_page, board, facts), group=board.key)
 
 
 def board_page(board: Board, facts: BoardFacts) -> Made:
@@ -26,7 +26,8 @@ def board_page(board: Board, facts: BoardFacts) -> Made:
     return render(
         "board.jinja", root=root, b=board_view(board, facts, root), chart=board_chart(board),
         sample=board.edition == "sample",
-        metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP, styles=("tables.css", "statistics.css"),
-        scripts=("tables.js",),
+        metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP,
+        styles=("tables.css", "statistics.css", "plot.css"),
+        scripts=("tables.js", "charts.js"),
         statistics=board_statistics_html(board, facts, root),
     ), {}  # fmt: skip

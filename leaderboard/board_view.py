@@ -13,6 +13,7 @@ from leaderboard import charts, wording
 from leaderboard.columns import Column
 from leaderboard.page import board_name, board_path
 from leaderboard.pages import Figure, board_text
+from leaderboard.published import PublishedRow, published
 from leaderboard.run import Run
 from leaderboard.statistics import BoardFacts, row_id
 from leaderboard.statistics_html import places_text
@@ -58,6 +59,8 @@ def board_view(board: Board, facts: BoardFacts, root: str) -> dict[str, Any]:
         "columns": [_column_view(c, board) for c in board.columns],
         "rows": [row_view(r) for r in board.rows], "ended": [row_view(r) for r in board.ended],
         "external": [row_view(r) for r in board.external],
+        "published": [{"row": p, "cells": [_published_figure(c, p, decimals[c.key]) for c in board.columns]}
+                      for p in published(board)],
         "base": [_base_figure(c, board, decimals[c.key]) for c in board.columns],
         "judges": [wording.subject_of(by_key[key].metric) for key in board.rank_columns],
         "mean_rank": len(board.rank_columns) != 1 and bool(board.rows),
@@ -119,6 +122,14 @@ def _base_figure(column: Column, board: Board, decimals: int) -> Figure:
     return Figure(low_text if low_text == high_text else f"{low_text} to {high_text}", sort=low)
 
 
+def _published_figure(column: Column, row: PublishedRow, decimals: int) -> Figure:
+    if column.key not in row.figures:
+        return Figure("–")
+    found = row.figures[column.key]
+    low, high = (wording.figure(column.metric, v, decimals) for v in (found.low, found.high))
+    return Figure(low if low == high else f"{low} to {high}", sort=found.low)
+
+
 def spent_over(runs: Sequence[Run]) -> dict[str, Any]:
     """Spent against limit over the seeds of a row: the mean of the primary kind, and every kind."""
     budget = runs[0].budget
@@ -172,7 +183,7 @@ def board_chart(board: Board) -> Markup | None:
     if len(rows) < 2 or not points:
         return None
     names = [f"{row.place}. {row.runs[0].tuner}" for row in rows]
-    return Markup(charts.forest(points, names, charts.Axis("win rate against the base", ".0%"), neutral=0.5))
+    return charts.forest(points, names, charts.Axis("win rate against the base", ".0%"), neutral=0.5)
 
 
 def _series(column: Column) -> str:

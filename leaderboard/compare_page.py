@@ -145,7 +145,7 @@ def compare_page(pair: Pairing) -> Made:
     pictures = shown.pictures
     prompts = first.evidence.prompts or second.evidence.prompts
     page = render(
-        "compare.jinja", styles=("gallery.css", "plot.css", "compare.css"), scripts=("gallery.js",),
+        "compare.jinja", styles=("gallery.css", "plot.css", "compare.css"), scripts=("gallery.js", "charts.js"),
         root=root_of(pair.path), a=a, b=b, names=names, why=pair.why, sample="sample" in (a.edition, b.edition),
         metrics=compare_tables.metrics(first, second, changes, roles), budgets=compare_tables.budgets(a, b),
         settings=compare_tables.settings(a, b), charts=compare_tables.charts(a, b, names), gallery=shown,

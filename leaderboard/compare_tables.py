@@ -7,8 +7,9 @@ from typing import Any
 
 from bench.core import paired, ranking
 from bench.core.record import Interval
-from leaderboard import plot, run_charts, wording
-from leaderboard.charts import Axis, Point
+from leaderboard import charts as drawn
+from leaderboard import run_charts, wording
+from leaderboard.chart_data import Axis, Point
 from leaderboard.evidence import Differences, Side, differences
 from leaderboard.pages import Figure
 from leaderboard.run import Run
@@ -160,7 +161,7 @@ def charts(a: Run, b: Run, names: tuple[str, str]) -> list[dict[str, Any]]:
         x = run_charts.spent_axis(a) if alike and limits[0] == limits[1] else Axis("spent", "~s")
         if not alike:
             x = Axis("spent, share of the own budget", ".0%")
-        svg = plot.over_budget(points, x, Axis("win rate against the base", ".0%") if shares else Axis(last.unit),
+        svg = drawn.over_budget(points, x, Axis("win rate against the base", ".0%") if shares else Axis(last.unit),
                                limit=max(limits) if alike else 1.0, neutral=0.5 if shares else None,
                                colours=dict(zip(names, COLOURS, strict=True)))  # fmt: skip
         arrow = "higher is better" if last.higher_is_better else "lower is better"

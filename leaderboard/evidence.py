@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from PIL import Image
 
 from bench.core.errors import UserError
 from bench.store import atomic
-from leaderboard.run import Metric, Run, Snapshot
+from leaderboard.run import Metric, Run, Snapshot, real
 
 THUMBNAIL_PX = 320
 """Images with a longer side are shown reduced to it: a site of thousands of runs still fits a USB stick."""
@@ -165,7 +166,7 @@ class Evidence:
         return []
 
     def _problem(self, name: str, reason: str) -> str:
-        reason = " ".join(reason.split()).replace(f"{self.run.root.resolve()}/", "")
+        reason = " ".join(reason.split()).replace(f"{real(self.run.root)}/", "")
         if f"{name}: {reason}" not in self.problems:
             self.problems.append(f"{name}: {reason}")
         return reason
@@ -224,10 +225,12 @@ def traces(run: Run) -> list[Any]:
     names |= {f"{s.images}/index.jsonl" for s in snapshots}
     names |= {m.scores for m in run.metrics if m.scores is not None}
     found: list[Any] = []
+    folder = os.fspath(run.folder)
     for name in sorted(names):
         try:
-            facts = run.inside(name).stat()
-        except (UserError, OSError, ValueError):
+            # Not through ``run.inside``, which resolves every link of the way: a size and a time tell nobody anything.
+            facts = os.stat(f"{folder}/{name}")
+        except (OSError, ValueError):
             continue
         found.append([name, facts.st_size, facts.st_mtime_ns])
     return found

@@ -35,7 +35,8 @@ def index_page(site: Site) -> Made:
     seen = overview(site.boards)
     apart = _n_apart(site) if _n_apart(site) > MOST_APART else 0
     return render(
-        "index.jinja", styles=("tables.css", "statistics.css"), scripts=("tables.js",), root="",
+        "index.jinja", styles=("tables.css", "statistics.css", "plot.css"),
+        scripts=("tables.js", "charts.js") if inline else ("tables.js",), root="",
         inline=inline, n_runs=len(site.runs), n_apart=apart,
         boards=[{**board_view(b, site.facts[b.key], ""), "chart": board_chart(b)} if inline else _summary(site, b)
                 for b in site.boards],

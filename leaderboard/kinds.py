@@ -15,6 +15,7 @@ from leaderboard import (
     prompt_page,
     run_page,
     study_page,
+    vega,
 )
 from leaderboard.page import Page, Site
 
@@ -26,5 +27,5 @@ class Kind(Protocol):
 
 
 KINDS: tuple[Kind, ...] = (
-    index_page, board_page, paper_tables, exports, run_page, compare_page, prompt_page, method_page, study_page,
+    index_page, board_page, paper_tables, exports, run_page, compare_page, prompt_page, method_page, study_page, vega,
 )  # fmt: skip

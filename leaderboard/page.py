@@ -38,6 +38,8 @@ class Page:
     render: Callable[[], Made]
     """Makes the text. ``functools.partial`` of a module-level function whose arguments can be pickled: with many pages
     to make, other processes do it."""
+    group: str = ""
+    """Pages of one group share much of what they are made from: one process makes them all and gets it once."""
     here: bool = False
     """Make it in this process: its arguments are much of the site, so that sending them costs more than the page."""
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from leaderboard.table import Board
 
+ROLE_WORDS = {"held-out": "held-out", "related": "related", "trained-on": "trained on"}
 SAMPLE_BANNER = "Embedded tiny world: not comparable with published figures"
 
 
@@ -57,22 +60,43 @@ def _script(name: str) -> Script:
     return Script(Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
 
 
+def _compiled() -> FileSystemBytecodeCache | None:
+    """Compiled templates beside the templates, as Python keeps its own: else every process of a build spends a second
+    on them. Never among the runs, whose folders come from others: what is compiled runs."""
+    folder = Path(__file__).parent / "templates" / "__pycache__"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        return None
+    return FileSystemBytecodeCache(str(folder), "%s.jinjac") if os.access(folder, os.W_OK) else None
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("leaderboard"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, auto_reload=False, bytecode_cache=_compiled(),
     )  # fmt: skip
-    environment.globals.update(sample_banner=SAMPLE_BANNER)
+    environment.globals.update(sample_banner=SAMPLE_BANNER, drawn=_chart)
     return environment
+
+
+def _chart(c: Mapping[str, Any]) -> Markup:
+    """The figure of one chart; a run's page has a dozen, and as a macro each took as long as drawing it."""
+    role = f' <span class="role role-{c["role"]}">{ROLE_WORDS[c["role"]]}</span>' if c["role"] else ""
+    note = f' <span class="muted">{escape(c["note"])}</span>' if c["note"] else ""
+    return Markup(f'<figure class="chart">\n<figcaption>{escape(c["title"])}{role}{note}</figcaption>\n'
+                  f'<div role="img" aria-label="{escape(c["alt"])}">{c["svg"]}</div>\n</figure>\n')  # fmt: skip
 
 
 def render(template: str, *, styles: Sequence[str] = (), scripts: Sequence[str] = (), **values: Any) -> str:
     """A page with the site's style and script and its own ones (names under ``assets/``).
 
-    Only these very scripts may run and nothing may be fetched: text that slipped through escaping stays text.
+    Only these very scripts may run, and on pages with charts the site's own library that they ask for; nothing else may
+    be fetched: text that slipped through escaping stays text.
     """
     return _environment().get_template(template).render(
         page_styles=[Markup(_asset(name)) for name in ("site.css", *styles)],
-        page_scripts=[_script(name) for name in ("site.js", *scripts)], **values,
+        page_scripts=[_script(name) for name in ("site.js", *scripts)], charts_drawn="charts.js" in scripts,
+        **values,
     )  # fmt: skip

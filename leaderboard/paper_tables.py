@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from leaderboard import wording
+from markupsafe import Markup
+
+from leaderboard import charts, wording
+from leaderboard.chart_data import Shape
 from leaderboard.columns import Column
 from leaderboard.page import Made, Page, Site, board_path, inputs_of
 from leaderboard.pages import Figure, board_text, render
-from leaderboard.run import Metric, Run
+from leaderboard.run import Metric, Run, Snapshot
 from leaderboard.table import Board, Row
 
 DIMENSIONS = ("style", "content", "color", "lighting", "detail", "layout")
@@ -34,8 +37,8 @@ class PaperTable:
 @dataclass(frozen=True)
 class Radar:
     table: PaperTable
-    shapes: tuple[tuple[str, str], ...]
-    """Name and SVG points of every row."""
+    chart: Markup
+    note: str
 
 
 def pages(site: Site) -> Iterator[Page]:
@@ -46,11 +49,11 @@ def _page(boards: Sequence[Board]) -> Made:
     made: dict[str, Any] = {
         "rewards": [t for b in boards if (t := rewards_by_tuners(b)) is not None],
         "suites": suites_by_metrics(boards), "shifts": [t for b in boards if (t := colour_shifts(b)) is not None],
-        "radars": [r for b in boards if (r := radar(b)) is not None],
+        "radars": [found for b in boards for found in radars(b)],
     }  # fmt: skip
     return render(
-        "tables.jinja", styles=("tables.css",), root="", board_path=board_path, board_text=board_text,
-        dimensions=_spokes(), sample="sample" in {b.edition for b in boards}, **made,
+        "tables.jinja", styles=("tables.css", "plot.css"), scripts=("charts.js",) if made["radars"] else (), root="",
+        board_path=board_path, board_text=board_text, sample="sample" in {b.edition for b in boards}, **made,
     ), {}  # fmt: skip
 
 
@@ -121,8 +124,13 @@ def colour_shifts(board: Board) -> PaperTable | None:
     return PaperTable(board, tuple(f"{wording.subject_of(c.metric)}, %" for c in columns), tuple(rows))
 
 
-def radar(board: Board) -> Radar | None:
-    """TreeReward's Figure 1: people's scores in its six dimensions, where a study asked for all of them."""
+def radars(board: Board) -> list[Radar]:
+    """TreeReward's Figure 1: its six dimensions, as people scored them and as a fitted tree of rewards does."""
+    return [found for found in (_of_people(board), _of_the_tree(board)) if found is not None]
+
+
+def _of_people(board: Board) -> Radar | None:
+    """Scores from a study that asked for all of the dimensions."""
     asked = {
         d: next((c for c in board.columns if wording.kind_of(c.metric) == "human-scale"
                  and wording.subject_of(c.metric).rpartition("/")[2] == d), None)
@@ -132,27 +140,48 @@ def radar(board: Board) -> Radar | None:
     rows = [row for row in (*board.rows, *board.external) if all(c.key in row.cells for c in columns)]
     if len(columns) < len(DIMENSIONS) or not rows:
         return None
-    rows = rows[:MOST_IN_A_RADAR]
-    values = [[row.cells[c.key].value for c in columns] for row in rows]
-    table = PaperTable(board, DIMENSIONS, tuple(
-        (row.runs[0].tuner, row.runs[0].run_id, tuple(Figure(f"{v + _SCALE:.2f}", "", v) for v in found))
-        for row, found in zip(rows, values, strict=True)
-    ))  # fmt: skip
-    shapes = [(row.runs[0].tuner, " ".join(_at(i, (v + _SCALE) / (2 * _SCALE)) for i, v in enumerate(found)))
-              for row, found in zip(rows, values, strict=True)]  # fmt: skip
-    return Radar(table, tuple(shapes))
+    shapes = [(row.runs[0], [row.cells[c.key].value + _SCALE for c in columns]) for row in rows[:MOST_IN_A_RADAR]]
+    note = ("People's mean scores from −5 to 5 against the base model, moved to 0 to 10, so that the base model lies "
+            "at 5 (the inner web).")  # fmt: skip
+    chart = charts.radar(
+        DIMENSIONS, [(run.tuner, found) for run, found in shapes], least=0, most=2 * _SCALE, middle=_SCALE
+    )
+    rows_of = [(run.tuner, run.run_id, tuple(Figure(f"{v:.2f}", "", v) for v in found)) for run, found in shapes]
+    return Radar(PaperTable(board, DIMENSIONS, tuple(rows_of)), chart, note)
 
 
-def _spokes() -> list[dict[str, str]]:
-    """The radar's axes, and its webs at a half (the base model) and at the end."""
-    return [{"name": name, "end": _at(i, 1.0), "half": _at(i, 0.5), "label": _at(i, 1.14)}
-            for i, name in enumerate(DIMENSIONS)]  # fmt: skip
+def _of_the_tree(board: Board) -> Radar | None:
+    """Scores of the base model's and the tuned images by the tree that the best TreeReward row fitted for itself."""
+    run = next((row.runs[0] for row in board.rows if tree_parts(row.runs[0], row.runs[0].final)), None)
+    if run is None:
+        return None
+    shapes = tree_shapes(run)
+    figures = [(name, run.run_id if i else "", tuple(Figure(f"{v:.3f}".replace("-", "−"), "", v) for v in found))
+               for i, (name, found) in enumerate(shapes)]  # fmt: skip
+    note = ("Mean scores of the suite's images by the tree of rewards that this run fitted and was tuned for; each "
+            "run's tree is its own, so only its base model is beside it. All axes have one scale.")  # fmt: skip
+    return Radar(PaperTable(board, DIMENSIONS, tuple(figures)), tree_radar(shapes), note)
 
 
-def _at(i: int, share: float) -> str:
-    """``x,y`` of a share of axis ``i`` in a field from -130 to 130."""
-    angle = 2 * math.pi * i / len(DIMENSIONS) - math.pi / 2
-    return f"{100 * share * math.cos(angle):.1f},{100 * share * math.sin(angle):.1f}"
+def tree_parts(run: Run, snapshot: Snapshot | None) -> list[float]:
+    """A snapshot's score in each of the six dimensions by the run's own tree; empty where it was not judged so."""
+    for name, m in run.entries(snapshot).items():
+        found = [m.detail.get(f"parts/{d}") for d in DIMENSIONS]
+        if wording.kind_of(name) == "reward" and all(isinstance(v, int | float) for v in found):
+            return [float(v) for v in found if v is not None]
+    return []
+
+
+def tree_shapes(run: Run) -> list[Shape]:
+    """The base model and the tuned one, where a run fitted a tree; empty otherwise."""
+    both = [("base model", tree_parts(run, run.base)), (run.tuner, tree_parts(run, run.final))]
+    return both if all(found for _, found in both) else []
+
+
+def tree_radar(shapes: Sequence[Shape]) -> Markup:
+    values = [v for _, found in shapes for v in found]
+    room = 0.15 * (max(values) - min(values)) or 0.1
+    return charts.radar(DIMENSIONS, shapes, least=min(values) - room, most=max(values) + room)
 
 
 def _mean(found: Sequence[Metric]) -> Figure:

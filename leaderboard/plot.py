@@ -1,86 +1,160 @@
-"""Line charts as inline SVG, a fraction of a millisecond each.
+"""Charts as inline SVG without any script: what a page shows where none may run, and until Vega has drawn its own.
 
-``leaderboard.charts`` draws the same descriptions through Vega-Lite at some 30 ms a chart, which suits the few charts
-of a board. A site of 5,000 runs has tens of thousands, so run pages are drawn here: the same points, axes, colours.
+Drawn here and not by Vega at build time: 0.1 ms a chart against 30 to 180 ms, and a site of 5,000 runs has tens of
+thousands. ``leaderboard.specs`` says the same figures in Vega-Lite; ``leaderboard.charts`` makes both of one list.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 
-from markupsafe import Markup, escape
+from markupsafe import escape
 
-from leaderboard.charts import ROLE_COLOURS, Axis, Point
+from leaderboard.chart_data import DASHES, ROLE_COLOURS, Axis, Point, Series, Shape, series_of
 
 WIDTH, HEIGHT = 320, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 8, 34
-_DASHES = ("", "6 3", "2 2", "8 3 2 3", "4 4", "1 3")
+FOREST_WIDTH = 380
+LEFT, RIGHT, TOP, BOTTOM = 44, 16, 8, 34
+FOREST_LEFT = 140
 _N_TICKS = 5
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_LETTERS = 24
+"""Of a row's name beside a forest; the whole name is its title."""
+_OUTLINES = ("M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0", "M-3-3h6v6h-6z", "M0-3.6L3.6 3h-7.2z", "M0-4L4 0L0 4L-4 0z",
+             "M-4-1h3v-3h2v3h3v2h-3v3h-2v-3h-3z", "M0 3.6L3.6-3h-7.2z")  # fmt: skip
+"""By series, in the order of ``chart_data.SHAPES``: no two differ by colour alone."""
 
 
-@dataclass(frozen=True)
 class _Scale:
     """Data to pixels."""
 
-    low: float
-    high: float
-    start: float
-    end: float
+    __slots__ = ("_a", "_b", "end", "high", "low", "start")
+
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        self.low, self.high, self.start, self.end = low, high, start, end
+        self._a = (end - start) / (high - low)
+        self._b = start - low * self._a
 
     def __call__(self, value: float) -> str:
-        at = self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-        return f"{at:.1f}".removesuffix(".0")
+        return f"{self._a * value + self._b:.1f}"
+
+    def path(self, up: _Scale, xs: Sequence[float], ys: Sequence[float | None]) -> str:
+        """A line through the values; it breaks where there is none."""
+        a, b, c, d = self._a, self._b, up._a, up._b
+        parts, pen = [], "M"
+        for x, y in zip(xs, ys, strict=True):
+            if y is None:
+                pen = "M"
+            else:
+                parts.append(f"{pen}{a * x + b:.1f} {c * y + d:.1f}")
+                pen = "L"
+        return "".join(parts)
 
 
 def over_budget(
     points: Sequence[Point], x: Axis, y: Axis, *, limit: float, neutral: float | None = None,
     colours: Mapping[str, str] | None = None,
-) -> Markup:  # fmt: skip
+) -> str:  # fmt: skip
     """Figures with intervals against what was spent; ``neutral`` draws the line of no change.
 
     Colours tell roles apart, or the series that ``colours`` names.
     """
     values = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
-    across = _Scale(0.0, max([limit, *(p.x for p in points)]) or 1.0, _LEFT, WIDTH - _RIGHT)
+    across = _Scale(0.0, max([limit, *(p.x for p in points)]) or 1.0, LEFT, WIDTH - RIGHT)
     up = _vertical(values if neutral is None else [*values, neutral])
     parts = [*_axes(across, up, x, y)]
     if neutral is not None:
-        parts.append(_line("neutral", _LEFT, up(neutral), WIDTH - _RIGHT, up(neutral)))
-    series = _series(points)
+        parts.append(_line("neutral", LEFT, up(neutral), WIDTH - RIGHT, up(neutral)))
+    series = series_of(points)
     for i, (name, role) in enumerate(series):
         mine = sorted((p for p in points if (p.series, p.role) == (name, role)), key=lambda p: p.x)
-        path = "M" + "L".join(f"{across(p.x)} {up(p.value)}" for p in mine)
-        parts.append(f'<g style="color:{_colour(name, role, colours)}"><path class="line"{_dash(i)} d="{path}"/>')
+        path = across.path(up, [p.x for p in mine], [p.value for p in mine])
+        parts.append(f'<g style="color:{colour_of((name, role), colours)}"><path class="line"{_dash(i)} d="{path}"/>')
+        shown = escape(name)
         for p in mine:
+            at = across(p.x)
             if p.low is not None and p.high is not None:
-                parts.append(_line("span", across(p.x), up(p.low), across(p.x), up(p.high)))
-            said = f"{name}: {_format(p.value, y.format)} at {_format(p.x, x.format)}"
-            parts.append(f"<g><title>{escape(said)}</title>{_mark(i, across(p.x), up(p.value))}</g>")
+                parts.append(_line("span", at, up(p.low), at, up(p.high)))
+            parts.append(f"<g><title>{shown}: {_format(p.value, y.format)} at {_format(p.x, x.format)}</title>"
+                         f"{_mark(i, at, up(p.value))}</g>")  # fmt: skip
         parts.append("</g>")
-    return Markup(f"{_svg(parts)}{_legend(series, colours) if len(series) > 1 else ''}")
+    return f"{_svg(parts)}{_legend(series, colours)}"
 
 
-def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> Markup:
+def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> str:
     """One scalar of tuning; a gap where it has no value. At least two values."""
-    across = _Scale(min(xs), max([*xs, min(xs) + 1e-9]), _LEFT, WIDTH - _RIGHT)
+    low, high = min(xs), max(xs)
+    across = _Scale(low, high if high > low else low + 1.0, LEFT, WIDTH - RIGHT)
     up = _vertical([v for v in ys if v is not None])
-    path, pen = [], "M"
-    for a, b in zip(xs, ys, strict=True):
-        if b is None:
-            pen = "M"
-        else:
-            path.append(f"{pen}{across(a)} {up(b)}")
-            pen = "L"
-    return Markup(_svg([*_axes(across, up, x, y), f'<path class="line" d="{"".join(path)}"/>']))
+    return _svg([*_axes(across, up, x, y), f'<path class="line" d="{across.path(up, xs, ys)}"/>'])
+
+
+def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: float) -> str:
+    """One line a tuner: figures with intervals against the line of no change. ``Point.x`` is the place in ``rows``."""
+    series = series_of(points)
+    step = 12 * len(series) + 12
+    bottom = TOP + step * len(rows)
+    values = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
+    low, high = _with_room([*values, neutral])
+    across = _Scale(low, high, FOREST_LEFT, FOREST_WIDTH - RIGHT)
+    parts = list(_across(across, x, TOP, bottom))
+    parts.append(_line("neutral", across(neutral), TOP, across(neutral), bottom))
+    for i, name in enumerate(rows):
+        shown = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+        parts.append(f'<text x="{FOREST_LEFT - 8}" y="{TOP + step * (i + 0.5):.1f}" dy=".32em" text-anchor="end">'
+                     f"<title>{escape(name)}</title>{escape(shown)}</text>")  # fmt: skip
+    for k, (name, role) in enumerate(series):
+        parts.append(f'<g style="color:{colour_of((name, role), None)}">')
+        for p in points:
+            if (p.series, p.role) == (name, role):
+                at = f"{TOP + step * p.x + 12 * (k + 1):.1f}"
+                if p.low is not None and p.high is not None:
+                    parts.append(_line("span", across(p.low), at, across(p.high), at))
+                said = escape(f"{rows[int(p.x)]}, {name}: {_format(p.value, x.format)}")
+                parts.append(f"<g><title>{said}</title>{_mark(k, across(p.value), at)}</g>")
+        parts.append("</g>")
+    return f"{_svg(parts, FOREST_WIDTH, bottom + BOTTOM - TOP)}{_legend(series, None)}"
+
+
+def radar(spokes: Sequence[str], shapes: Sequence[Shape], least: float, most: float, middle: float | None) -> str:
+    """Values from ``least``, in the middle, to ``most`` on as many axes; ``middle`` is drawn as a web of its own."""
+
+    def web(values: Sequence[float]) -> str:
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in corners(values, least, most))
+
+    n = len(spokes)
+    parts = [f'<polygon class="web" points="{web([most] * n)}"/>']
+    if middle is not None:
+        parts.append(f'<polygon class="web" stroke-dasharray="3 3" points="{web([middle] * n)}"/>')
+    for (x, y), (at, up), name in zip(corners([1.0] * n, 0, 1), corners([1.16] * n, 0, 1), spokes, strict=True):
+        parts.append(f'<path class="grid" d="M0 0L{x:.1f} {y:.1f}"/>')
+        parts.append(f'<text text-anchor="middle" dy=".32em" x="{at:.1f}" y="{up:.1f}">{escape(name)}</text>')
+    for i, (name, values) in enumerate(shapes):
+        parts.append(f'<polygon class="area s{i}" points="{web(values)}"{_dash(i)}>'
+                     f"<title>{escape(name)}</title></polygon>")  # fmt: skip
+    names = "".join(f'<li><svg class="plot s{i}" viewBox="0 0 22 12"><path class="line"{_dash(i)} d="M0 6h22"/></svg> '
+                    f"{escape(name)}</li>" for i, (name, _) in enumerate(shapes))  # fmt: skip
+    return f'<svg class="plot" viewBox="-160 -130 320 260">{"".join(parts)}</svg><ul class="legend">{names}</ul>'
+
+
+def corners(values: Sequence[float], least: float, most: float) -> list[tuple[float, float]]:
+    """Where values lie on a radar's axes: the first axis points up, ``least`` is the middle and ``most`` lies 100 from
+    it, y grows down."""
+    angles = (2 * math.pi * i / len(values) - math.pi / 2 for i in range(len(values)))
+    away = (100 * (v - least) / (most - least) for v in values)
+    return [(r * math.cos(a), r * math.sin(a)) for a, r in zip(angles, away, strict=True)]
+
+
+def _with_room(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+    return low - room, high + room
 
 
 def _vertical(values: Sequence[float]) -> _Scale:
-    low, high = min(values), max(values)
-    room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    return _Scale(low - room, high + room, HEIGHT - _BOTTOM, _TOP)
+    return _Scale(*_with_room(values), HEIGHT - BOTTOM, TOP)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -94,14 +168,25 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _axes(across: _Scale, up: _Scale, x: Axis, y: Axis) -> Iterator[str]:
     for value in _ticks(up.low, up.high):
-        yield _line("grid", _LEFT, up(value), WIDTH - _RIGHT, up(value))
-        yield f'<text x="{_LEFT - 5}" y="{up(value)}" dy=".32em" text-anchor="end">{_format(value, y.format)}</text>'
+        at = up(value)
+        yield (f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/><text x="{LEFT - 5}" y="{at}" dy=".32em" '
+               f'text-anchor="end">{_format(value, y.format)}</text>')  # fmt: skip
+    yield _across_cached(across.low, across.high, x)
+
+
+@lru_cache(maxsize=512)
+def _across_cached(low: float, high: float, x: Axis) -> str:
+    """All charts of a page have one axis of what was spent, and many pages share it."""
+    return "".join(_across(_Scale(low, high, LEFT, WIDTH - RIGHT), x, TOP, HEIGHT - BOTTOM))
+
+
+def _across(across: _Scale, x: Axis, top: float, bottom: float) -> Iterator[str]:
     for value in _ticks(across.low, across.high):
-        yield _line("grid", across(value), _TOP, across(value), HEIGHT - _BOTTOM)
-        label = _format(value, x.format)
-        yield f'<text x="{across(value)}" y="{HEIGHT - _BOTTOM + 13}" text-anchor="middle">{label}</text>'
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    yield f'<text class="title" x="{middle:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x.title)}</text>'
+        at = across(value)
+        yield (f'<path class="grid" d="M{at} {top}V{bottom}"/><text x="{at}" y="{bottom + 13}" '
+               f'text-anchor="middle">{_format(value, x.format)}</text>')  # fmt: skip
+    middle = (across.start + across.end) / 2
+    yield f'<text class="title" x="{middle:.0f}" y="{bottom + 29}" text-anchor="middle">{escape(x.title)}</text>'
 
 
 def _format(value: float, form: str) -> str:
@@ -115,39 +200,34 @@ def _format(value: float, form: str) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
-def _series(points: Sequence[Point]) -> list[tuple[str, str]]:
-    roles = list(ROLE_COLOURS)
-    return sorted({(p.series, p.role) for p in points}, key=lambda s: (roles.index(s[1]), s[0]))
-
-
 def _dash(i: int) -> str:
-    dash = _DASHES[i % len(_DASHES)]
+    dash = DASHES[i % len(DASHES)]
     return f' stroke-dasharray="{dash}"' if dash else ""
 
 
 def _mark(i: int, x: str, y: str) -> str:
-    """Shape by series, so that no two differ by colour alone."""
-    shapes = ("M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0", "M-3-3h6v6h-6z", "M0-3.6L3.6 3h-7.2z", "M0-4L4 0L0 4L-4 0z",
-              "M-4-1h3v-3h2v3h3v2h-3v3h-2v-3h-3z", "M0 3.6L3.6-3h-7.2z")  # fmt: skip
-    return f'<path class="mark" transform="translate({x} {y})" d="{shapes[i % len(shapes)]}"/>'
+    return f'<path class="mark" transform="translate({x} {y})" d="{_OUTLINES[i % len(_OUTLINES)]}"/>'
 
 
 def _line(kind: str, x1: object, y1: object, x2: object, y2: object) -> str:
     return f'<path class="{kind}" d="M{x1} {y1}L{x2} {y2}"/>'
 
 
-def _svg(parts: Sequence[str]) -> str:
-    return f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(parts)}</svg>'
+def _svg(parts: Sequence[str], width: int = WIDTH, height: float = HEIGHT) -> str:
+    return f'<svg class="plot" viewBox="0 0 {width} {height:.0f}">{"".join(parts)}</svg>'
 
 
-def _colour(name: str, role: str, colours: Mapping[str, str] | None) -> str:
-    return colours[name] if colours else ROLE_COLOURS[role]
+def colour_of(series: Series, colours: Mapping[str, str] | None) -> str:
+    return colours[series[0]] if colours else ROLE_COLOURS[series[1]]
 
 
-def _legend(series: Sequence[tuple[str, str]], colours: Mapping[str, str] | None) -> str:
+def _legend(series: Sequence[Series], colours: Mapping[str, str] | None) -> str:
+    """HTML below the chart, which wraps on a phone; nothing for one series."""
+    if len(series) < 2:
+        return ""
     rows = []
     for i, (name, role) in enumerate(series):
         drawn = f'<path class="line"{_dash(i)} d="M0 6h22"/>{_mark(i, "11", "6")}'
-        rows.append(f'<li><svg class="plot" viewBox="0 0 22 12" style="color:{_colour(name, role, colours)}">'
+        rows.append(f'<li><svg class="plot" viewBox="0 0 22 12" style="color:{colour_of((name, role), colours)}">'
                     f"{drawn}</svg> {escape(name)}{'' if colours else f' ({role})'}</li>")  # fmt: skip
     return f'<ul class="legend">{"".join(rows)}</ul>'

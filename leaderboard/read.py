@@ -1,7 +1,7 @@
 """Reads the records under runs folders; a damaged one is reported and stops nothing.
 
-A record is checked once: what boards need of it is kept under the digest of its bytes, so that the next build reads
-the bytes and their digest alone.
+A record is checked once: what boards need of it is kept under the digest of its bytes. Which digest a file had is kept
+with its size and time of change, so that the next build reads the records that are new.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydantic_core
 from pydantic import ValidationError
@@ -32,6 +33,8 @@ _AT_ONCE = 50
 """Records that a process takes at one time."""
 _N_READERS = 4
 """Threads that read and digest; both leave Python's lock to others."""
+_CLOCK_STEP_NS = 2_000_000_000
+"""The coarsest step in which file systems keep times."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,9 @@ def read_all(roots: Sequence[Path], cache: Path | None = None, workers: Executor
         workers: processes that check records; here otherwise.
     """
     places = [(root, path) for root in roots for path in _record_paths(root)]
-    memory = _Memory(cache)
+    memory, stamps = _Memory(cache), _Stamps(cache)
     with ThreadPoolExecutor(_N_READERS) as readers:
-        digests = list(readers.map(_digest_of, (path for _, path in places), chunksize=_AT_ONCE))
+        digests = list(readers.map(stamps.digest_of, (path for _, path in places)))
     unknown = [path for (_, path), found in zip(places, digests, strict=True) if memory.get(found) is None]
     checked = dict(zip(unknown, _check_all(unknown, workers), strict=True))
     runs: dict[str, Run] = {}
@@ -98,6 +101,7 @@ def read_all(roots: Sequence[Path], cache: Path | None = None, workers: Executor
             more = f" of {first.root.name}" if first.root != root else ""
             unreadable.append(Unreadable(where, f"run {run.run_id} again with other content; shown is {shown}{more}"))
     memory.write()
+    stamps.write()
     return Found([runs[run_id] for run_id in sorted(runs)], unreadable, len(unknown))
 
 
@@ -117,12 +121,45 @@ def _folders(folder: str) -> Iterator[os.DirEntry[str]]:
         return
 
 
-def _digest_of(path: Path) -> str:
-    """SHA-256 of a file's bytes; empty when it cannot be read, which checking it then tells."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
+class _Stamps:
+    """Digests of files by path, size and time of change, in one file.
+
+    A file that changed within the clock's step before the list was written may have changed after it was read too, with
+    the same size and time: it is read again, as git does.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / "stamps.json" if folder is not None else None
+        self._before: dict[str, list[Any]] = {}
+        self._now: dict[str, list[Any]] = {}
+        self._sure_before_ns = 0
+        if self._path is not None:
+            try:
+                self._sure_before_ns = self._path.stat().st_mtime_ns - _CLOCK_STEP_NS
+                known = pydantic_core.from_json(self._path.read_bytes())
+                self._before = known if isinstance(known, dict) else {}
+            except (OSError, ValueError):
+                pass  # not there yet, or damaged: every file is read
+
+    def digest_of(self, path: Path) -> str:
+        """SHA-256 of a file's bytes; empty when it cannot be read, which checking it then tells."""
+        name = os.fspath(path)
+        try:
+            facts = os.stat(name)
+            known = self._before.get(name)
+            stamp = [facts.st_size, facts.st_mtime_ns]
+            if facts.st_mtime_ns < self._sure_before_ns and isinstance(known, list) and known[:2] == stamp:
+                self._now[name] = known
+                return str(known[2])
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            return ""
+        self._now[name] = [*stamp, found]
+        return found
+
+    def write(self) -> None:
+        if self._path is not None:
+            atomic.write_text(self._path, json.dumps(self._now, separators=(",", ":"), sort_keys=True))
 
 
 Checked = tuple[str, bytes | None, str]
@@ -173,10 +210,14 @@ def _same(one: Path, other: Path) -> bool:
 
 
 class _Memory:
-    """Summaries by the digest of the record they are from, in one file; a damaged line is as good as none."""
+    """Summaries by the digest of the record they are from, in one file; a damaged line is as good as none.
+
+    What is new is added at the end. The file is written anew when a third of it is of no use any more.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._path = folder / "summaries.jsonl" if folder is not None else None
+        self._is_ours = False
         self._before = dict(self._lines())
         self._now: dict[str, bytes] = {}
 
@@ -187,11 +228,18 @@ class _Memory:
         self._now[digest] = body
 
     def write(self) -> None:
-        """Keeps what this build used and drops the rest."""
-        if self._path is None or self._now.keys() == self._before.keys():
+        """Keeps what this build used."""
+        if self._path is None:
             return
-        lines = [f"{digest} {_sum(body)} ".encode() + body + b"\n" for digest, body in sorted(self._now.items())]
-        atomic.write_bytes(self._path, f"{program()}\n".encode() + b"".join(lines))
+        new = {digest: body for digest, body in self._now.items() if digest not in self._before}
+        whole = not self._is_ours or 3 * len(self._before) > 4 * (len(self._now) - len(new)) + 30
+        kept = self._now if whole else new
+        lines = [f"{digest} {_sum(body)} ".encode() + body + b"\n" for digest, body in sorted(kept.items())]
+        if whole:
+            atomic.write_bytes(self._path, f"{program()}\n".encode() + b"".join(lines))
+        elif lines:
+            with atomic.disk_errors(self._path), self._path.open("ab") as file:
+                file.write(b"\n" + b"".join(lines))  # the line before may be half a one, of a build that was killed
 
     def _lines(self) -> Iterable[tuple[str, bytes]]:
         if self._path is None or not self._path.is_file():
@@ -199,6 +247,7 @@ class _Memory:
         with self._path.open("rb") as file:
             if file.readline().strip() != program().encode():
                 return
+            self._is_ours = True
             for line in file:
                 digest, _, rest = line.rstrip(b"\n").partition(b" ")
                 checksum, _, body = rest.partition(b" ")

@@ -27,6 +27,11 @@ def command(spec: Mapping[str, Any]) -> str:
         options.append(("--hard-limit", _value(spec["budget"]["hard_wall_s"])))
     if spec.get("fractions"):
         options.append(("--fractions", ",".join(_value(f) for f in spec["fractions"])))
+    if spec.get("train_list"):
+        options.append(("--train-list", str(spec["train_list"])))
+    options += [
+        ("--protocol", f"{key}={_listed(value)}") for key, value in sorted((spec.get("protocol") or {}).items())
+    ]
     if spec.get("limit") is not None:
         options.append(("--limit", str(spec["limit"])))
     words = ["python", "-m", "bench", "run"]
@@ -37,6 +42,11 @@ def _limits(budget: Mapping[str, Any]) -> list[tuple[str, float]]:
     """The primary kind first: on the command line the first one is it."""
     found = [(kind, budget[kind]) for kind in KINDS if budget.get(kind) is not None]
     return sorted(found, key=lambda item: item[0] != budget.get("primary"))
+
+
+def _listed(value: Any) -> str:
+    """As ``--protocol`` reads it: noise seeds with commas."""
+    return ",".join(map(_value, value)) if isinstance(value, (list, tuple)) else _value(value)
 
 
 def _value(value: Any) -> str:

@@ -50,7 +50,8 @@ class Metric(NamedTuple):
     error: str | None
     warnings: list[str]
     detail: dict[str, Any]
-    """Only what is one figure or word; tables inside are in the record."""
+    """Only what is one figure or word, and the parts of a reward that has some (``parts/style``); other tables are in
+    the record."""
 
 
 class Snapshot(NamedTuple):
@@ -119,6 +120,16 @@ class Run:
         """
         return _record(self.folder, self.digest)
 
+    def record_at(self, *snapshots: Snapshot | None) -> Record:
+        """The record with the metrics of these snapshots alone, which costs half: what a page of thousands needs.
+
+        Raises:
+            UserError: as ``record``.
+        """
+        names = {s.name for s in snapshots if s is not None}
+        data = _read(self.folder, self.digest)
+        return upgrade({**data, "metrics": [m for m in data["metrics"] if m["snapshot"] in names]})
+
     @property
     def place(self) -> str:
         """The run's folder, relative to the runs folder."""
@@ -146,22 +157,29 @@ class Run:
             UserError: it leads out of the runs folder, which no honest record does.
         """
         path = os.path.realpath(os.path.join(self.folder, *parts))
-        if not path.startswith(f"{_real(self.root)}{os.sep}"):
+        if not path.startswith(f"{real(self.root)}{os.sep}"):
             raise UserError(f"{'/'.join(parts)!r} leads out of the runs folder")
         return Path(path)
 
 
 @lru_cache(maxsize=8)
-def _real(root: Path) -> str:
+def real(root: Path) -> str:
+    """The folder's path without links on its way."""
     return os.path.realpath(root)
 
 
 @lru_cache(maxsize=4)
 def _record(folder: Path, digest: str) -> Record:
+    return upgrade(_read(folder, digest))
+
+
+def _read(folder: Path, digest: str) -> dict[str, Any]:
+    """The record's JSON, which was checked when its digest became known."""
     data = RunFolder(folder).record_path.read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
         raise UserError(f"{folder}/record.json changed while its pages were made", hint="bench report")
-    return upgrade(pydantic_core.from_json(data, allow_inf_nan=False, cache_strings="keys"))
+    found: dict[str, Any] = pydantic_core.from_json(data, allow_inf_nan=False, cache_strings="all")
+    return found
 
 
 def summary_of(record: Record) -> dict[str, Any]:
@@ -185,6 +203,11 @@ def summary_of(record: Record) -> dict[str, Any]:
     def metric(m: Any) -> list[Any]:
         change = m.difference and [m.difference.value, m.difference.ci_low, m.difference.ci_high]
         plain = {k: v for k, v in m.detail.items() if v is None or isinstance(v, bool | int | float | str)}
+        parts = m.detail.get("parts")
+        for part, leaf in parts.items() if isinstance(parts, dict) else ():
+            value = leaf.get("value") if isinstance(leaf, dict) else None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                plain[f"parts/{part}"] = value
         return [m.name, m.snapshot, m.value, m.ci_low, m.ci_high, m.n, m.unit, m.higher_is_better, m.role, m.judge,
                 m.family, change, passport(m.passport), m.scores, m.error, m.warnings, plain]  # fmt: skip
 

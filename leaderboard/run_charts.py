@@ -8,9 +8,9 @@ from typing import Any
 
 from bench.core.budget import KINDS
 from bench.core.record import Curve, MetricEntry
-from leaderboard import plot, wording
+from leaderboard import charts, wording
 from leaderboard.budget_curves import Hacking
-from leaderboard.charts import Axis, Point
+from leaderboard.chart_data import Axis, Point
 from leaderboard.run import Metric, Run
 
 _FIRST_SCALARS = ("reward", "grad_norm", "loss")
@@ -33,7 +33,7 @@ def over_budget(run: Run) -> list[dict[str, Any]]:
                         wording.subject_of(m.name) or m.name, m.role) for m in entries]  # fmt: skip
         title = "Win rate against the base" if shares else wording.full_label(key)
         arrow = "higher is better" if first.higher_is_better else "lower is better"
-        svg = plot.over_budget(points, spent_axis(run), y, limit=limit_of(run), neutral=0.5 if shares else None)
+        svg = charts.over_budget(points, spent_axis(run), y, limit=limit_of(run), neutral=0.5 if shares else None)
         ends = [f"{name}: {_text(series[name][0])} first, {_text(series[name][-1])} last" for name in names]
         made.append({"title": title, "svg": svg, "note": arrow, "role": "" if len(names) > 1 else first.role,
                      "alt": f"{title} against what was spent, {arrow}. " + "; ".join(ends)})  # fmt: skip
@@ -78,11 +78,11 @@ def gap(hacked: Hacking) -> list[dict[str, Any]]:
     x, last = Axis("share of the budget", ".0%"), between[-1].value
     return [
         {"title": "Trained-on and held-out", "role": "", "note": "win rate against the base, mean of judges",
-         "svg": plot.over_budget(points, x, Axis("win rate", ".0%"), limit=1.0, neutral=0.5),
+         "svg": charts.over_budget(points, x, Axis("win rate", ".0%"), limit=1.0, neutral=0.5),
          "alt": "Win rates under trained-on and held-out judges along the budget; they end "
                 f"{100 * last:+.1f} points apart"},
         {"title": "The gap", "role": "", "note": "trained-on minus held-out",
-         "svg": plot.over_budget(between, x, Axis("points", ".0%"), limit=1.0, neutral=0.0),
+         "svg": charts.over_budget(between, x, Axis("points", ".0%"), limit=1.0, neutral=0.0),
          "alt": f"Trained-on minus held-out win rate along the budget, {100 * last:+.1f} points at the end"},
     ]  # fmt: skip
 
@@ -90,25 +90,26 @@ def gap(hacked: Hacking) -> list[dict[str, Any]]:
 def scalars(run: Run, curve: Curve) -> list[dict[str, Any]]:
     """What the tuner logged, against the primary kind or the first column where that was not logged."""
     columns, rows = curve.columns, curve.rows
-    if len(rows) < 2 or any(len(row) != len(columns) for row in rows):
+    if len(rows) < 2 or set(map(len, rows)) != {len(columns)}:
         return []
     axis = columns.index(run.budget.primary) if run.budget.primary in columns else 0
     x = Axis(f"spent, {wording.unit_of(columns[axis])}", "~s")
-    made = []
+    made: list[dict[str, Any]] = []
+    by_column = list(zip(*(row for row in rows if row[axis] is not None), strict=True)) or [()] * len(columns)
+    xs: Sequence[float] = by_column[axis]  # type: ignore[assignment]
     for name in sorted(columns, key=lambda c: (_place(c), columns.index(c))):
         i = columns.index(name)
-        points = [(row[axis], row[i]) for row in rows]
-        xs = [(a, b) for a, b in points if a is not None]
-        values = [b for _, b in xs if b is not None]
-        if i == axis or name == "unit" or name in KINDS or len(values) < 2:
+        if i == axis or name == "unit" or name in KINDS:
             continue
-        last = next(b for _, b in reversed(xs) if b is not None)
+        values = [y for y in by_column[i] if y is not None]
+        if len(values) < 2:
+            continue
+        first, last = values[0], values[-1]
         if min(values) == max(values):
             made.append({"title": name, "constant": f"{last:.4g}"})
             continue
-        svg = plot.curve([a for a, _ in xs], [b for _, b in xs], x, Axis(name, "~g"))
-        made.append({"title": name, "svg": svg, "note": "", "role": "",
-                     "alt": f"{name} during tuning; first value {values[0]:.4g}, last {last:.4g}"})  # fmt: skip
+        made.append({"title": name, "svg": charts.curve(xs, by_column[i], x, Axis(name, "~g")), "note": "", "role": "",
+                     "alt": f"{name} during tuning; first value {first:.4g}, last {last:.4g}"})  # fmt: skip
     return made
 
 
@@ -149,7 +150,7 @@ def over_scales(run: Run) -> list[dict[str, Any]]:
             continue
         shares, title = key == "winrate", wording.full_label(key)
         y = Axis("win rate", ".0%") if shares else Axis(units[key].unit)
-        svg = plot.over_budget(points, Axis("LoRA scale"), y, limit=max(p.x for p in points),
+        svg = charts.over_budget(points, Axis("LoRA scale"), y, limit=max(p.x for p in points),
                                neutral=0.5 if shares else None)  # fmt: skip
         arrow = "higher is better" if units[key].higher_is_better else "lower is better"
         made.append({"title": title, "svg": svg, "note": arrow, "role": "" if shares else units[key].role,

@@ -22,6 +22,8 @@ from leaderboard.budget_curves import Hacking
 from leaderboard.evidence import Evidence, Side, differences, traces
 from leaderboard.page import Made, Page, Site, inputs_of, root_of, run_path
 from leaderboard.pages import render
+from leaderboard.paper_tables import tree_radar, tree_shapes
+from leaderboard.result_rows import results_rows
 from leaderboard.run import Run
 from leaderboard.statistics import row_id
 from leaderboard.statistics_html import hacking_text
@@ -36,12 +38,13 @@ def pages(site: Site) -> Iterator[Page]:
     known = {name: _settings_of(facts) for name, facts in site.methods.items()}
     digests = {name: digest(facts, 16) for name, facts in known.items()}
     hackings = _hackings(site)
+    told = {id(found): digest(found.model_dump(), 16) for found in hackings.values()}
     for run in site.runs:
         hacked = hackings.get(run.run_id)
         name = str(run.spec["tuner"]) if method_page.method_of(site, run) is not None else ""
         links = _links(site, run, listed, compared.get(run.run_id, []))
         inputs = inputs_of(run.place, run.digest, traces(run), digests.get(name), links,
-                           None if hacked is None else hacked.model_dump())  # fmt: skip
+                           None if hacked is None else told[id(hacked)])  # fmt: skip
         yield Page(run_path(run.run_id), inputs, partial(run_page, run, known.get(name), links, hacked))
 
 
@@ -78,20 +81,22 @@ def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: H
         method: version and settings as the tuner declares them; None where nobody knows.
         hacked: the board's reading of the row that the run belongs to; None where it is on none.
     """
-    record = run.record
+    record = run.record_at(run.base, run.final)
     evidence = Evidence(run)
     base, tuned = Side.base(evidence), Side.tuned(evidence)
     changes = differences(tuned, base)
     shown = gallery.choose(tuned, base, changes, {}, "best changes", "worst changes")
     pictures = shown.pictures
     page = render(
-        "run.jinja", styles=("gallery.css", "plot.css"), scripts=("gallery.js",), root=root_of(run_path(run.run_id)),
+        "run.jinja", styles=("gallery.css", "plot.css"), scripts=("gallery.js", "charts.js"),
+        root=root_of(run_path(run.run_id)),
         run=run, record=record, sample=run.edition == "sample", status_help=wording.STATUS_HELP,
-        budget=wording.budget_text(run.budget), metrics=run_tables.results(run, record),
+        budget=wording.budget_text(run.budget), metrics=results_rows(run_tables.results(run, record)),
         gap=_gap_view(run, hacked), budget_charts=run_charts.over_budget(run), scales=run_charts.over_scales(run),
         curves=run_charts.scalars(run, record.curve), ledger=run_tables.ledger(run, record),
         sampling_cost=run_tables.sampling_cost(run), settings=run_tables.settings(run, record, method),
         command=rerun.command(run.spec), gallery=shown, pictures=list(pictures.values()),
+        radar=tree_radar(shapes) if (shapes := tree_shapes(run)) else None,
         breakdowns=list(run_tables.breakdowns(run, record)),
         categories=[categories.view(t, {}) for t in categories.by_category(evidence.prompts, changes)],
         links=links, facts=run_tables.provenance(run, record), problems=evidence.problems,

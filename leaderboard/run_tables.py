@@ -44,7 +44,6 @@ def results(run: Run, record: Record) -> list[dict[str, Any]]:
             "base": entry_figure(before, decimals), "tuned": entry_figure(after, decimals),
             "difference": change_figure(name, change, decimals), "verdict": _verdict(entry, after, change),
             "unpaired": plain and change is not None, "warnings": entry.warnings,
-            "passport": [(k, wording.plain_value(v)) for k, v in sorted(entry.passport.items())],
         })  # fmt: skip
     return rows
 

@@ -26,6 +26,7 @@ from typing import Any
 from bench.core.errors import UserError
 from bench.store import atomic
 from bench.store.lock import exclusive
+from leaderboard import vega
 from leaderboard.kinds import KINDS
 from leaderboard.page import Site, cache_of
 from leaderboard.read import Unreadable, read_all
@@ -90,8 +91,11 @@ def build_site(
     with exclusive(out.parent / f".{out.name}.lock", f"the site {out}", wait_s=_LOCK_WAIT_S), ExitStack() as stack:
         for marker in sorted(out.parent.glob(f"{atomic.TEMPORARY}*/{_MARKER}")):
             shutil.rmtree(marker.parent, ignore_errors=True)  # a build that was killed
-        workers = None
+        workers = beside = None
         if n_processes > 1:
+            if not vega.kept_at(cache).is_file():
+                beside = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+                beside.submit(vega.keep, vega.kept_at(cache))
             workers = stack.enter_context(
                 ProcessPoolExecutor(n_processes, mp_context=get_context("spawn"), initializer=_rare_collections)
             )
@@ -101,6 +105,8 @@ def build_site(
                 found = read_all(roots, cache, workers)
                 site = Site(tuple(roots), tuple(found.runs), tuple(boards(found.runs)), tuple(found.unreadable),
                             _methods(found.runs, describe, cache))  # fmt: skip
+            if beside is not None:
+                beside.shutdown()  # with its memory
             writer = Writer(making, out, cache)
             writer.write((page for kind in KINDS for page in kind.pages(site)), workers)
         writer.remember()
@@ -117,7 +123,8 @@ def _methods(runs: Sequence[Run], describe: Describe | None, cache: Path) -> Map
 
 def _rare_collections() -> None:
     """Python searches for cycles after every 700 new objects by default: that is ten times for a page."""
-    gc.set_threshold(50_000, 20, 100)
+    gc.freeze()
+    gc.set_threshold(300_000, 20, 100)
 
 
 @contextmanager

@@ -190,7 +190,7 @@ def _charts(board: Board, facts: BoardFacts) -> list[dict[str, Any]]:
         made.append({
             "title": "Bradley-Terry strength", "note": "with 95 % intervals over tuning seeds and prompts", "role": "",
             "alt": "Strength of every tuner in Elo points against the base model; the figures are in the table above",
-            "svg": Markup(svg),
+            "svg": svg,
         })  # fmt: skip
     curves = [(run_id, facts.anytime[run_id]) for row in board.rows
               if (run_id := row.runs[0].run_id) in facts.anytime and len(facts.anytime[run_id].points) > 2]  # fmt: skip
@@ -205,7 +205,7 @@ def _charts(board: Board, facts: BoardFacts) -> list[dict[str, Any]]:
         made.append({
             "title": f"Held-out win rate along the budget{more}", "note": "intervals are in the table", "role": "",
             "alt": "Held-out win rate of the tuners at each share of the budget; means are in the table above",
-            "svg": Markup(svg),
+            "svg": svg,
         })  # fmt: skip
     return made
 

@@ -110,7 +110,8 @@ def study_page(study: Study) -> Made:
     questions = {q["id"]: q for q in (facts["study"] or {}).get("questions", [])}
     lines = [line for run in runs for line in _lines(study, run, labels)]
     page = render(
-        "study.jinja", root=root_of(study.path), study=study.entry, form=FORMS[study.entry.kind],
+        "study.jinja", styles=("plot.css",), scripts=("charts.js",), root=root_of(study.path),
+        study=study.entry, form=FORMS[study.entry.kind],
         suite=runs[0].suite, sample=runs[0].edition == "sample", groups=_groups(lines, questions),
         questions=_questions(lines, questions), raters=facts["raters"] or [],
         contestants=[_contestant(name, runs, labels) for name in order], rules=facts["study"],
@@ -204,4 +205,4 @@ def _chart(kind: str, lines: Sequence[Line], questions: Mapping[str, Any]) -> Ma
         "human": (charts.Axis("win rate", ".0%"), 0.5), "human-scale": (charts.Axis("mean score"), 0.0),
         "human-rank": (charts.Axis("mean rank, 1 is best"), middle),
     }[kind]  # fmt: skip
-    return Markup(charts.forest(points, rows, axis, neutral=neutral))
+    return charts.forest(points, rows, axis, neutral=neutral)

@@ -6,17 +6,18 @@ Direction and role come from the records, never from a metric's name.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from bench.core.identity import canonical_json, digest
 from leaderboard.columns import Column, Figures, differing
 from leaderboard.run import Metric, Run, Scaled
 from leaderboard.stats import apart, over_seeds
 from leaderboard.wording import budget_text, is_share, kind_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONG_COLUMNS = (
     "suite", "edition", "budget", "model", "tuner", "reward", "settings", "seed", "run_id", "status", "ranked",
@@ -26,11 +27,19 @@ LONG_COLUMNS = (
 
 
 def long_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """``long_rows`` as a table."""
+    import pandas as pd  # half a second, which a site does without
+
+    table = pd.DataFrame.from_records(list(long_rows(runs)), columns=list(LONG_COLUMNS))
+    floats = ["fraction", "value", "ci_low", "ci_high", "difference", "difference_low", "difference_high"]
+    return table.astype(dict.fromkeys(floats, "float64"))
+
+
+def long_rows(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
     """Every metric of every snapshot of every run, one a row, in order of run id, snapshot and metric.
 
-    ``stage`` is ``base``, ``final`` (the last tuned snapshot) or ``between``.
+    The fields are ``LONG_COLUMNS``. ``stage`` is ``base``, ``final`` (the last tuned snapshot) or ``between``.
     """
-    rows: list[tuple[Any, ...]] = []
     passports: dict[int, str] = {}
     for run in sorted(runs, key=lambda r: r.run_id):
         fractions = {s.name: s.fraction for s in run.snapshots}
@@ -41,14 +50,11 @@ def long_table(runs: Sequence[Run]) -> pd.DataFrame:
         for m in sorted(run.metrics, key=lambda m: (fractions.get(m.snapshot, 0.0), m.name)):
             if id(m.passport) not in passports:
                 passports[id(m.passport)] = canonical_json(m.passport)
-            rows.append((
+            yield (
                 *shared, m.snapshot, fractions.get(m.snapshot), stages.get(m.snapshot, "between"), m.name, m.value,
                 m.ci_low, m.ci_high, m.n, m.unit, m.higher_is_better, m.role, m.judge, m.family,
                 *(m.difference or (None, None, None)), passports[id(m.passport)], m.error,
-            ))  # fmt: skip
-    table = pd.DataFrame.from_records(rows, columns=list(LONG_COLUMNS))
-    floats = ["fraction", "value", "ci_low", "ci_high", "difference", "difference_low", "difference_high"]
-    return table.astype(dict.fromkeys(floats, "float64"))
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,11 @@ class Writer:
         if workers is None or len(anywhere) < _WORTH_IT:
             here += anywhere
         else:
-            parts = [anywhere[i : i + _AT_ONCE] for i in range(0, len(anywhere), _AT_ONCE)]
+            groups: dict[str, list[Page]] = {}
+            for page in anywhere:
+                groups.setdefault(page.group, []).append(page)
+            alone = groups.pop("", [])
+            parts = [*groups.values(), *(alone[i : i + _AT_ONCE] for i in range(0, len(alone), _AT_ONCE))]
             waiting = [(part, workers.submit(put_all, self.site, part)) for part in parts]
         self._note(here, put_all(self.site, here))
         for part, future in waiting:

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 from bench.core import registry
-from suites._card import names, own_spelling
+from suites._card import EDITIONS, has_edition, names, own_spelling
+from suites._questions import FORMAT as QUESTION_FORMAT
+from suites._questions import with_questions
 from suites._text import Leak, leaks, normalised, refuse_leaks
 
-__all__ = ["Leak", "leaks", "normalised", "refuse_leaks", "resolve"]
+__all__ = ["QUESTION_FORMAT", "Leak", "edition_of", "leaks", "normalised", "refuse_leaks", "resolve", "with_questions"]
 
 
 def resolve(name: str) -> tuple[str, str]:
-    """(suite, variant) that a name means: ``coco`` · ``coco.val2017`` · ``coco-val2017`` · ``hpsv2-400``.
+    """(suite, variant) that a name means: ``coco`` · ``coco.val2017`` · ``coco-val2017`` · ``coco/val2017``.
 
     A name that belongs to no suite comes back unchanged: the registry says what is close to it.
 
@@ -29,8 +31,19 @@ def resolve(name: str) -> tuple[str, str]:
     if name in known:
         return name, ""
     for suite in sorted(known, key=len, reverse=True):
-        if name.startswith((f"{suite}.", f"{suite}-")):
+        if name.startswith((f"{suite}.", f"{suite}-", f"{suite}/")):
             variant = name[len(suite) + 1 :]
             # a third party's variants are its own business
             return suite, own_spelling(suite, "full", variant) if suite in names() else variant
     return name, ""
+
+
+def edition_of(suite: str, variant: str, edition: str | None) -> str:
+    """The edition that is meant: the one that was named, else the only one that has such prompts, else ``sample``.
+
+    Variants, and suites without prompts of ours, are published lists: whoever names one means the full edition.
+    """
+    if edition is not None:
+        return edition
+    published = suite in names() and (variant or not has_edition(suite, EDITIONS[0]))
+    return "full" if published else "sample"

@@ -1,4 +1,4 @@
-"""From a suite's card and prompt files to a `Suite`: the plumbing that all six share."""
+"""From a suite's card and prompt files to a `Suite`: the plumbing that all of them share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 from bench.core.budget import Budget
 from bench.core.errors import UserError
 from bench.core.identity import digest
-from bench.core.types import Prompt, Question, SamplerSpec, Suite, SuiteSpec
+from bench.core.seeds import derive_seed
+from bench.core.types import Prompt, Question, SamplerSpec, Scale, Scorer, Suite, SuiteSpec
 from suites._card import HERE, card, files, settings
 from suites._files import ENVIRONMENT, Published, Row, data_root, read
-from suites._text import RULE, clean, leaks
-from suites._train import refl_prompts
+from suites._text import RULE, clean, leaks, refuse_leaks
+from suites._train import DEFAULT, file_prompts, is_file, list_prompts
 
 Build = Callable[[str, list[Row]], list[Prompt]]
 """A suite's own part: (key of the file, its rows) → prompts with raw texts and tags, in official order."""
@@ -24,7 +25,7 @@ Build = Callable[[str, list[Row]], list[Prompt]]
 
 def load(
     name: str, build: Build, edition: str = "sample", variant: str = "", data_dir: Path | None = None,
-    limit: int | None = None,
+    limit: int | None = None, train_list: str = "",
 ) -> Suite:  # fmt: skip
     """The suite ``name`` of that edition and variant, ready to run.
 
@@ -32,28 +33,46 @@ def load(
         build: turns the rows of a published file into prompts.
         data_dir: folder of published files, for full editions; None is ``TUNEBENCH_DATA``.
         limit: take only the first so many evaluation prompts; training prompts are not affected.
+        train_list: training prompts in place of the suite's own: the name of a published list, or a file.
 
     Raises:
-        UserError: unknown edition or variant, missing or wrong data, limit below 1.
+        UserError: unknown edition, variant or list, missing or wrong data, limit below 1, a chosen file of training
+            prompts that holds evaluation prompts.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit = {limit}", valid="a number of prompts, at least 1", hint="--limit 64")
     variant, table = settings(name, edition, variant)
+    questions: tuple[Question, ...] = ()
+    train: tuple[Prompt, ...] | None = None
+    notes: list[str]
     if edition == "sample":
         prompts, train, questions, notes = _sample(name)
     else:
-        prompts, train, notes = _full(name, build, table, data_dir)
-        questions = ()
-    notes += tuple(table.get("notes", ()))
+        prompts, notes = _published(name, build, table, data_dir)
+        if "split" in table:
+            prompts, train, note = _split(name, table, prompts)
+            notes.append(note)
+    if train is None or train_list:
+        train, train_notes = _training(train_list or table.get("train", DEFAULT), data_dir, prompts)
+        notes += train_notes
+    notes += table.get("notes", ())
     if limit is not None and limit >= len(prompts):
         limit = None  # nothing is cut off, so it is the same suite with the same identity
     if limit is not None:
-        notes += (f"limited to the first {limit:,} of {len(prompts):,} prompts: never ranked",)
+        notes.append(f"limited to the first {limit:,} of {len(prompts):,} prompts: never ranked")
         prompts = prompts[:limit]
         kept = {prompt.id for prompt in prompts}
         questions = tuple(q for q in questions if q.prompt_id in kept)
     spec = _spec(name, edition, variant, table, prompts, train, questions, limit)
-    return Suite(spec, prompts, train, questions, notes)
+    scorers = tuple(Scorer(**entry) for entry in table.get("scorers", ()))
+    return Suite(spec, prompts, train, questions, tuple(notes), scorers, _scale(table), train_list)
+
+
+def _scale(table: Mapping[str, Any]) -> Scale | None:
+    found = table.get("scale")
+    if found is None:
+        return None
+    return Scale(Budget.from_json(found["budget"]), found["source"], found["reward"], tuple(found["metrics"]))
 
 
 def _spec(
@@ -93,13 +112,13 @@ def prompt_hash(prompts: Iterable[Prompt], questions: Iterable[Question] = ()) -
 # ------------------------------------------------------------------------------------------------------ sample edition
 
 
-def _sample(name: str) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...], tuple[Question, ...], tuple[str, ...]]:
+def _sample(name: str) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...], tuple[Question, ...], list[str]]:
     """The embedded prompts, made by ``python -m suites.build_sample``."""
     # rows also hold the facts that a prompt states, which no run needs
     prompts = tuple(Prompt(row["id"], row["text"], row["tags"]) for row in _jsonl(name))
     train = tuple(Prompt(**row) for row in _jsonl(f"{name}.train"))
     questions = tuple(Question(**{**row, "choices": tuple(row["choices"])}) for row in _jsonl(f"{name}.questions"))
-    notes = (_distinct(prompts), "no model of the tiny world was trained on the combinations that these prompts name")
+    notes = [_distinct(prompts), "no model of the tiny world was trained on the combinations that these prompts name"]
     return prompts, train, questions, notes
 
 
@@ -111,10 +130,11 @@ def _jsonl(stem: str) -> list[dict[str, Any]]:
 # -------------------------------------------------------------------------------------------------------- full edition
 
 
-def _full(
+def _published(
     name: str, build: Build, table: Mapping[str, Any], data_dir: Path | None
-) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...], tuple[str, ...]]:
-    root = _root(name, data_dir)
+) -> tuple[tuple[Prompt, ...], list[str]]:
+    """The evaluation prompts of a full edition, and what the record must say of them."""
+    root = _root(f"the full edition of {name} reads published prompt files", data_dir)
     known = files(name)
     raw: list[Prompt] = []
     notes: list[str] = []
@@ -128,20 +148,20 @@ def _full(
             valid="the file as published",
             hint=f"bench data status --data {root}",
         )
+    for tag, key in table.get("labels", {}).items():
+        raw = _labelled(raw, tag, read(known[key], root))
     prompts = tuple(replace(prompt, text=clean(prompt.text)) for prompt in raw)
     n_changed = sum(a.text != b.text for a, b in zip(raw, prompts, strict=True))
     notes.append(f"text rule {RULE}: changed {n_changed:,} of {len(prompts):,} prompts")
     notes.append(_distinct(prompts))
-    train, train_notes = _train(root, prompts)
-    return prompts, train, (*notes, *train_notes)
+    return prompts, notes
 
 
-def _root(name: str, data_dir: Path | None) -> Path:
+def _root(why: str, data_dir: Path | None) -> Path:
     root = data_root(data_dir)
     hint = f"bench data status --data DIR (or {ENVIRONMENT}=DIR), or --edition sample, which needs no data"
     if root is None:
-        raise UserError(f"the full edition of {name} reads published prompt files, and no data folder is given",
-                        valid=f"--data DIR or {ENVIRONMENT}=DIR", hint=hint)  # fmt: skip
+        raise UserError(f"{why}, and no data folder is given", valid=f"--data DIR or {ENVIRONMENT}=DIR", hint=hint)
     if not root.is_dir():
         raise UserError(f"there is no data folder {root}", valid="a folder as 'bench data status' lists it", hint=hint)
     return root
@@ -167,14 +187,54 @@ def _select(prompts: list[Prompt], table: Mapping[str, Any]) -> list[Prompt]:
     return prompts
 
 
-def _train(root: Path, prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], list[str]]:
-    """ReFL's list without the evaluation prompts, and what to say about it."""
-    train, note = refl_prompts(root)
+def _labelled(prompts: Sequence[Prompt], tag: str, rows: Sequence[Row]) -> list[Prompt]:
+    """The prompts with the labels that name their numbers as one more tag, in the order of the label file."""
+    of: dict[int, list[str]] = {}
+    for row in rows:
+        for number in row["numbers"].split():
+            of.setdefault(int(number), []).append(row["label"])
+    return [replace(p, tags={**p.tags, tag: ", ".join(of[int(p.id)])}) if int(p.id) in of else p for p in prompts]
+
+
+def _split(
+    name: str, table: Mapping[str, Any], prompts: Sequence[Prompt]
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...], str]:
+    """(evaluation prompts, training prompts, what to say): a share of the list trains, the others evaluate.
+
+    Prompts are ranked by a number derived from seed and id, so the same seed draws the same split everywhere.
+    """
+    seed = table["seed"]
+    drawn = sorted(prompts, key=lambda prompt: derive_seed(seed, f"{name}-split", prompt=prompt.id))
+    trains = {prompt.id for prompt in drawn[: round(table["split"] * len(prompts))]}
+    evaluated = tuple(prompt for prompt in prompts if prompt.id not in trains)
+    train = tuple(prompt for prompt in prompts if prompt.id in trains)
+    leaked = {leak.train_id for leak in leaks(train, evaluated)}
+    note = f"split drawn by us with seed {seed}: {len(train):,} prompts train, {len(evaluated):,} evaluate"
+    return evaluated, tuple(prompt for prompt in train if prompt.id not in leaked), note
+
+
+def _training(
+    train_list: str, data_dir: Path | None, prompts: Sequence[Prompt]
+) -> tuple[tuple[Prompt, ...], list[str]]:
+    """The training prompts of a published list without the evaluation prompts, or of a file, which may hold none."""
+    if is_file(train_list):
+        train, note = file_prompts(Path(train_list))
+        refuse_leaks(train, prompts)
+        return tuple(train), [note]
+    train, note = list_prompts(train_list, lambda: _root(f"the training list {train_list} is read", data_dir))
     found = leaks(train, prompts)
     leaked = {leak.train_id for leak in found}
     n_literal = sum(leak.literal for leak in found)
     removed = f"removed {len(found):,} training prompts that are evaluation prompts ({n_literal:,} of them literally)"
-    return tuple(prompt for prompt in train if prompt.id not in leaked), [note, removed]
+    left = tuple(prompt for prompt in train if prompt.id not in leaked)
+    if not left:
+        raise UserError(
+            f"the training list {train_list} holds nothing but evaluation prompts: {len(found):,}, {n_literal:,} of "
+            "them literally",
+            valid="training prompts that are not in the evaluation list",
+            hint="bench list train-lists",
+        )
+    return left, [note, removed]
 
 
 def _distinct(prompts: Sequence[Prompt]) -> str:

@@ -15,10 +15,11 @@ from suites._load import load
 
 
 def suite(
-    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
-) -> Suite:
+    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None,
+    train_list: str = "",
+) -> Suite:  # fmt: skip
     """ABC-6K: 6,434 COCO captions in pairs with two colours exchanged; variant no-null-pairs."""
-    return load("abc6k", _prompts, edition, variant, data_dir, limit)
+    return load("abc6k", _prompts, edition, variant, data_dir, limit, train_list)
 
 
 def _prompts(key: str, rows: list[Row]) -> list[Prompt]:

@@ -20,10 +20,11 @@ _CONJUNCTION = re.compile(r"an? (\w+) (.+) and (?:an? )?(\w+) (.+)", re.IGNORECA
 
 
 def suite(
-    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
-) -> Suite:
+    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None,
+    train_list: str = "",
+) -> Suite:  # fmt: skip
     """CC-500: 446 conjunctions of two coloured objects, in pairs with the colours exchanged."""
-    return load("cc500", _prompts, edition, variant, data_dir, limit)
+    return load("cc500", _prompts, edition, variant, data_dir, limit, train_list)
 
 
 def _prompts(key: str, rows: list[Row]) -> list[Prompt]:

@@ -14,10 +14,11 @@ from suites._load import load
 
 
 def suite(
-    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
-) -> Suite:
+    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None,
+    train_list: str = "",
+) -> Suite:  # fmt: skip
     """MS-COCO captions: MLPerf's 5,000 of val2014; variants gigagan30k, esd30k, val2017."""
-    return load("coco", _prompts, edition, variant, data_dir, limit)
+    return load("coco", _prompts, edition, variant, data_dir, limit, train_list)
 
 
 def _prompts(key: str, rows: list[Row]) -> list[Prompt]:

@@ -14,11 +14,19 @@ from suites._load import load
 
 
 def suite(
-    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
-) -> Suite:
-    """HPSv2 prompts: 3,200 in four styles; variants first100 (hpsv2-400) and each style alone."""
-    return load("hpsv2", _prompts, edition, variant, data_dir, limit)
+    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None,
+    train_list: str = "",
+) -> Suite:  # fmt: skip
+    """HPSv2 prompts: 3,200 in four styles; variants first100 (hpsv2-400), each style alone, hpdv2-test400."""
+    return load("hpsv2", _prompts, edition, variant, data_dir, limit, train_list)
+
+
+STYLES = ("anime", "concept-art", "paintings", "photo")
+"""In the order of the ``hpsv2`` package."""
 
 
 def _prompts(key: str, rows: list[Row]) -> list[Prompt]:
+    if key == "hpdv2-test400":
+        # bare lines, 100 a style in this order
+        return [Prompt(f"{i:05d}", row["text"], {"style": STYLES[i // 100]}) for i, row in enumerate(rows)]
     return [Prompt(f"{key}-{i:05d}", row["text"], {"style": key}) for i, row in enumerate(rows)]

@@ -14,10 +14,11 @@ from suites._load import load
 
 
 def suite(
-    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
-) -> Suite:
+    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None,
+    train_list: str = "",
+) -> Suite:  # fmt: skip
     """PartiPrompts: 1,632 prompts in 12 categories and 11 challenges; variant People (177, as HG-DPO)."""
-    return load("parti", _prompts, edition, variant, data_dir, limit)
+    return load("parti", _prompts, edition, variant, data_dir, limit, train_list)
 
 
 def _prompts(key: str, rows: list[Row]) -> list[Prompt]:

@@ -36,10 +36,11 @@ CATEGORIES = {
 
 
 def suite(
-    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
-) -> Suite:
-    """ViLG-300: 300 prompts in 16 categories, half from DrawBench, half from ERNIE-ViLG 2.0."""
-    return load("vilg300", _prompts, edition, variant, data_dir, limit)
+    edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None,
+    train_list: str = "",
+) -> Suite:  # fmt: skip
+    """ViLG-300: 300 prompts in 16 categories, half from DrawBench; variant split80-20@SEED."""
+    return load("vilg300", _prompts, edition, variant, data_dir, limit, train_list)
 
 
 def _prompts(key: str, rows: list[Row]) -> list[Prompt]:

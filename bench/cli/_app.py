@@ -17,6 +17,7 @@ from bench.cli import (
     merge,
     new,
     plan,
+    refs,
     report,
     reward,
     run_,
@@ -24,6 +25,7 @@ from bench.cli import (
     show,
     status,
     study,
+    tifa,
 )
 from bench.cli._output import print_error
 from bench.core.errors import UserError, unknown_name
@@ -48,7 +50,7 @@ app = _Group(
         "run": run_.run, "plan": plan.plan, "list": list_.list_, "show": show.show, "status": status.status,
         "logs": logs.logs, "cancel": cancel.cancel,
         "score": score.score, "eval": eval_.eval_, "report": report.report, "merge": merge.merge,
-        "data": _Group("data", help=data.__doc__, commands={"status": data.status}),
+        "data": _Group("data", help=data.__doc__, commands={"status": data.status, "fetch": data.fetch}),
         "assets": _Group("assets", help=assets.__doc__, commands={"status": assets.status, "fetch": assets.fetch}),
         "reward": _Group("reward", help=reward.__doc__, commands={
             "train": _Group("train", help="Fit a reward model to votes.", commands={"tree": reward.tree}),
@@ -56,6 +58,10 @@ app = _Group(
         "study": _Group("study", help=study.__doc__, commands={
             "new": study.new, "links": study.links, "serve": study.serve, "import": study.import_,
         }),
+        "refs": _Group("refs", help=refs.__doc__, commands={
+            "build": refs.build, "show": refs.show, "import": refs.import_,
+        }),
+        "tifa": _Group("tifa", help=tifa.__doc__, commands={"questions": tifa.questions}),
         "check": _Group("check", help=check.__doc__, commands={"tuner": check.tuner}),
         "new": _Group("new", help=new.__doc__, commands={"tuner": new.tuner}),
     },

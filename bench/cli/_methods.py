@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +29,39 @@ def describe(names: Collection[str], cache: Path) -> dict[str, dict[str, Any]]:
     path = cache / _FILE
     before = _kept(path)
     entries = registry.entries("tuners")
-    kept = {name: _one(entries[name], before.get(name)) for name in sorted(names) if name in entries}
+    keys = {name: _key(entries[name]) for name in sorted(names) if name in entries}
+    unknown = [name for name, key in keys.items() if before.get(name, {}).get("key") != key]
+    asked = _asked_elsewhere(unknown) if unknown and "torch" not in sys.modules else _ask(unknown)
+    kept = {name: {"key": key, "facts": asked[name]} if name in asked else before[name] for name, key in keys.items()}
     if kept != before:
         atomic.write_json(path, kept)
     return {name: found["facts"] for name, found in kept.items()}
 
 
-def _one(entry: registry.Entry, before: dict[str, Any] | None) -> dict[str, Any]:
+def _key(entry: registry.Entry) -> str:
+    page = Path(__file__).with_name("_tuner_page.py")
+    return digest([entry.target, entry.source_digest, page.read_text("utf-8")], 24)
+
+
+def _asked_elsewhere(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``_ask`` in a process of its own: a tuner imports torch, whose memory stays as long as its process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
+        return beside.submit(_ask, names).result()
+
+
+def _ask(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    if not names:
+        return {}
     from bench.cli import _tuner_page
+    from bench.engine.plan import choose_tuner
 
-    key = digest([entry.target, entry.source_digest, Path(_tuner_page.__file__).read_text("utf-8")], 24)
-    if before is not None and before.get("key") == key:
-        return before
-    try:
-        from bench.engine.plan import choose_tuner
-
-        facts: dict[str, Any] = _tuner_page.facts(choose_tuner(entry.name))
-    except UserError as err:
-        facts = {"error": err.problem}
-    return {"key": key, "facts": facts}
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        try:
+            found[name] = _tuner_page.facts(choose_tuner(name))
+        except UserError as err:
+            found[name] = {"error": err.problem}
+    return found
 
 
 def _kept(path: Path) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,36 @@ Command = Callable[..., Any]
 runs = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                     help="Folder of runs and of the leaderboard.")  # fmt: skip
 as_json = click.option("--json", is_flag=True, help="Machine-readable on standard output, progress on standard error.")
-edition = click.option("--edition", default="sample", show_default=True,
-                       help="sample (embedded) or full (the published prompts, from --data).")  # fmt: skip
+edition = click.option("--edition", help="sample (embedded) or full (the published prompts, from --data). Default: "
+                       "sample, or full for lists that only it has, such as hpsv2-400.")  # fmt: skip
 data = click.option("--data", type=click.Path(path_type=Path), envvar="TUNEBENCH_DATA", show_envvar=True,
                     help="Folder of the published prompt files.")  # fmt: skip
 
+_JUDGING = (
+    click.option("--judges", help="Rewards to judge the images with, with commas, in place of the suite's judges."),
+    click.option("--vqa", type=click.Path(path_type=Path), help="Folder of the VQA model that TIFA asks."),
+    click.option("--questions", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                 help="Questions for TIFA or DSG: TIFA's or DSG's file, or a reviewed one of 'bench tifa questions'."),
+    click.option("--reference", type=click.Path(path_type=Path), multiple=True,
+                 help="Reference statistics of 'bench refs build', or pytorch-fid's .npz; repeatable, one a protocol."),
+    click.option("--subject", type=click.Path(path_type=Path), help="Photographs of whom a personalised model shows."),
+    click.option("--embedder", type=click.Path(path_type=Path),
+                 help="Face network for --subject: a TorchScript file or a transformers folder."),
+)  # fmt: skip
+
 _PLAN = (
-    click.option("--suite", required=True, help="Suite names with commas; variants as in hpsv2-400 or coco.val2017."),
-    click.option("--tuner", required=True, help="Tuner or preset names with commas, 'all', or ./my_tuner.py."),
+    click.option("--suite", help="Suite names with commas; variants as in hpsv2-400 or coco.val2017."),
+    click.option("--tuner", help="Tuner or preset names with commas, 'all', or ./my_tuner.py."),
+    click.option("--recipe", help="Fill in what is not given here from a paper's run; see: bench list recipes."),
     click.option("--reward", help="Reward expression such as 'symmetry+0.5*tiny-clip'."),
     click.option("--model", help="Base model: a name or a folder."),
     edition,
     click.option("--seeds", default="1", show_default=True, help="How many tuning seeds, or a list such as 0,7."),
     click.option("--budget", multiple=True, help="KIND=LIMIT in place of the suite's; repeatable."),
     click.option("--set", "settings", multiple=True, help="KEY=VALUE or TUNER.KEY=VALUE; repeatable."),
+    click.option("--protocol", multiple=True, help="KEY=VALUE in place of the suite's: sampler.n_steps, global_batch, "
+                 "eval_seeds …; repeatable."),
+    click.option("--train-list", help="Training prompts: a published list (bench list train-lists) or a file."),
     data,
     click.option("--limit", type=int, help="Only the first N prompts: a smoke test, never ranked."),
     click.option("--fractions", help="Shares of the budget to keep and score, such as 0,0.5,1."),
@@ -37,6 +54,7 @@ _PLAN = (
                  help="Processes that tune one run together, one a GPU; must divide the suite's global batch."),
     click.option("--micro-batch", type=int, help="Samples per forward; gradients accumulate to the global batch. "
                  "Default: the global batch / processes."),
+    *_JUDGING,
     click.option("--skip-invalid", is_flag=True, help="Leave out runs that cannot start, as '--tuner all' does."),
     runs,
 )  # fmt: skip
@@ -83,6 +101,50 @@ def split_settings(pairs: Sequence[str]) -> tuple[tuple[str, ...], dict[str, dic
             raise UserError(f"--set {pair!r} is no {scope}.KEY=VALUE", hint=f"--set {scope}.KEY=VALUE")
         found.setdefault(scope, {})[name] = value.strip()
     return tuple(tuners), found
+
+
+def filled(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a plan with what the recipe says where the user said nothing.
+
+    Values of the command line stand. Its ``--set`` and ``--protocol`` pairs come after the recipe's, so they count;
+    one ``--budget`` replaces the recipe's; another tuner than the recipe's takes none of its settings.
+
+    Raises:
+        UserError: an unknown recipe; neither it nor the user names a suite and a tuner.
+    """
+    from bench.core.errors import UserError
+
+    options = dict(options)
+    name = options["recipe"] = options.pop("recipe") or ""
+    if name:
+        from suites._recipes import recipe
+
+        found = recipe(name).options()
+        context = click.get_current_context()
+        source = click.core.ParameterSource
+        given = {
+            key for key in options if context.get_parameter_source(key) in (source.COMMANDLINE, source.ENVIRONMENT)
+        }
+        if "tuner" in given and options["tuner"] != found["tuner"]:
+            print(f"recipe {name}: its settings of {found['tuner']} are left out", file=sys.stderr)
+            found["settings"] = ()
+        if "budget" in given:
+            found.pop("budget")
+        for key in ("settings", "protocol"):
+            options[key] = (*found.pop(key), *options[key])
+        options.update({key: value for key, value in found.items() if key not in given})
+    for key in ("suite", "tuner"):
+        if options[key] is None:
+            raise UserError(f"no --{key} is named", valid=f"--{key} NAME, or --recipe NAME for a paper's run",
+                            hint=f"bench list {key}s")  # fmt: skip
+    return options
+
+
+def judging_options(command: Command) -> Command:
+    """How images are judged; they arrive as the fields of ``bench.engine.options.Options`` of these names."""
+    for option in reversed(_JUDGING):
+        command = option(command)
+    return command
 
 
 def plan_options(command: Command) -> Command:

@@ -56,18 +56,23 @@ def _cancel_jobs(rows: Sequence[Row]) -> Mapping[str, str]:
     from bench.core.errors import UserError
     from bench.store.jobs import note_cancelled
 
-    ids = {row.name: row.state.job_id for row in rows if row.state.job_id}
+    ids = {row.name: row.state.job_ids for row in rows if row.state.job_ids}
     if not ids:
         return {}
-    done = subprocess.run(["scancel", *sorted(set(ids.values()))], capture_output=True, text=True, check=False)
+    each = sorted({job_id for mine in ids.values() for job_id in mine})
+    done = subprocess.run(["scancel", *each], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"scancel failed: {done.stderr.strip()}", valid="nothing may have been cancelled",
                         hint="bench status; the same command again")  # fmt: skip
     for row in rows:
-        if row.name in ids:
-            note_cancelled(row.facts.folder, ids[row.name])
-    return {name: f"job {job_id} is cancelled; the same bench run command continues the run"
-            for name, job_id in ids.items()}  # fmt: skip
+        for job_id in ids.get(row.name, ()):
+            note_cancelled(row.facts.folder, job_id)
+    return {name: f"{_named(mine)} cancelled; the same bench run command continues the run"
+            for name, mine in ids.items()}  # fmt: skip
+
+
+def _named(ids: Sequence[str]) -> str:
+    return f"job {ids[0]} is" if len(ids) == 1 else f"jobs {', '.join(ids)} are"
 
 
 def _cancel_process(row: Row) -> dict[str, Any]:

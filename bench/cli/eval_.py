@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,20 +27,27 @@ from bench.cli import _options as o
 @click.option("--resolution", type=click.IntRange(8, 8192),
               help="Crop each image to its middle square, resize it to N x N; needed where sizes differ.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@o.judging_options
 @o.runs
 @o.as_json
 def eval_(
-    images: Path | None, suite_name: str, name: str | None, note: str, prompts_to: Path | None, edition: str,
+    images: Path | None, suite_name: str, name: str | None, note: str, prompts_to: Path | None, edition: str | None,
     data: Path | None, limit: int | None, model: str, resolution: int | None, device: str, runs: Path, json: bool,
+    **judging: Any,
 ) -> int:  # fmt: skip
     """Score images that somebody else made and put them on the board, without a budget, marked external."""
     import suites
     from bench.cli._output import print_json, print_table
     from bench.core import registry
     from bench.core.errors import UserError
+    from bench.engine.protocol import at_scale
 
     base, variant = suites.resolve(suite_name)
+    edition = suites.edition_of(base, variant, edition)
     suite = registry.load("suites", base)(edition, variant=variant, data_dir=data, limit=limit)
+    metrics = at_scale(suite, model or suite.spec.model).spec.metrics
+    suite = dataclasses.replace(suite, spec=dataclasses.replace(suite.spec, metrics=metrics))
+    suite = suites.with_questions(suite, judging.pop("questions"), data)
     if prompts_to is not None:
         _write_prompts(prompts_to, [(p.id, p.text) for p in suite.prompts])
         print_json({"prompts": str(prompts_to), "n": len(suite.prompts)}) if json else print(
@@ -49,11 +58,18 @@ def eval_(
                         hint=f"bench eval --suite {suite_name} --images DIR --name midjourney-5.2")  # fmt: skip
     from bench.cli._methods import describe
     from bench.engine.external import Request, evaluate
+    from bench.engine.options import choose_judging
     from bench.engine.summary import rows
+    from bench.metrics.requirements import absences, missing
     from leaderboard.site import build
 
+    how = choose_judging(model if model not in ("", "none") else suite.spec.model, suite.spec, data=data, **judging)
+    for problem in missing(suite.spec.metrics, suite, how):
+        raise UserError(problem)
+    for sentence in absences(suite.spec.metrics, suite, how):
+        print(f"absent: {sentence}", file=sys.stderr)
     command = shlex.join(["bench", *sys.argv[1:]])
-    request = Request(images, name, suite, runs, model, device, resolution, note, command, quiet=json)
+    request = Request(images, name, suite, runs, model, device, resolution, note, command, quiet=json, judging=how)
     folder = evaluate(request)
     record, page = folder.read_record(), build(runs, describe=describe)
     if json:

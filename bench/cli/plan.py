@@ -24,6 +24,7 @@ def plan(json: bool, **options: Any) -> int:
     from bench.engine.options import Options
     from bench.engine.plan import make_plan
 
+    options = o.filled(options)
     options["settings"], _ = o.split_settings(options["settings"])
     made = make_plan(Options(**options))
     costs = [expect(run, options["runs"]) for run in made.runs]
@@ -33,8 +34,9 @@ def plan(json: bool, **options: Any) -> int:
                 "run_id": r.spec.run_id, "tuner": r.spec.label, "suite": r.spec.suite, "seed": r.spec.seed,
                 "reward": r.spec.reward, "model": r.spec.model, "state": r.state, "folder": str(r.folder.root),
                 "budget": r.spec.budget.to_json(), "expected": c.as_dict(), "problems": list(r.problems),
+                "absent": list(r.absences),
             } for r, c in zip(made.runs, costs, strict=True)],
-            "problems": made.problems, "left_out": made.left_out,
+            "problems": made.problems, "absent": made.absences, "left_out": made.left_out,
         })  # fmt: skip
     else:
         print_plan(made, costs)
@@ -53,5 +55,7 @@ def print_plan(made: Plan, costs: Sequence[Expected]) -> None:
     )  # fmt: skip
     to_do = sum(r.state != "done" and not r.problems for r in made.runs)
     print(f"{len(made.runs)} run(s), {to_do} to do")
+    for sentence in made.absences:
+        print(f"absent: {sentence}")
     for problem in made.left_out or made.problems:
         print(f"{'left out' if made.left_out else 'cannot start'}: {problem}")

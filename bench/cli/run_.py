@@ -58,6 +58,7 @@ def run(
     from bench.engine.options import Options
     from bench.engine.plan import make_plan
 
+    options = o.filled(options)
     options["settings"], where = o.split_settings(options["settings"])
     launch = _launcher(launcher, where, jobs=jobs, config=config, wait=wait)
     plan = make_plan(Options(**options))
@@ -68,6 +69,8 @@ def run(
         raise UserError(err.problem, valid=err.valid, hint=shlex.join(["bench", "plan", *sys.argv[2:]])) from None
     for reason in plan.left_out:
         print(f"left out: {reason}", file=sys.stderr)
+    for sentence in dict.fromkeys(sentence for r in kept for sentence in r.absences):
+        print(f"absent: {sentence}", file=sys.stderr)
     to_start = _to_start(kept, launch, retry_failed=retry_failed, quiet=json)
     execution = Execution(dtype or "", attention_slicing, vae_slicing, vae_tiling, compile)
     for run_ in kept:

@@ -1,4 +1,4 @@
-"""``bench show``: everything about one suite, tuner, reward, run or file format."""
+"""``bench show``: everything about one suite, tuner, reward, recipe, run or file format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from bench.cli import _options as o
 
-KINDS = ("suite", "tuner", "reward", "run", "schema")
+KINDS = ("suite", "tuner", "reward", "recipe", "run", "schema")
 
 
 @click.command()
@@ -20,8 +20,8 @@ KINDS = ("suite", "tuner", "reward", "run", "schema")
 @o.data
 @o.runs
 @o.as_json
-def show(kind: str, name: str, edition: str, data: Path | None, runs: Path, json: bool) -> int:
-    """Show one suite, tuner, reward or run in full, or the JSON Schema of a file: bench show schema record."""
+def show(kind: str, name: str, edition: str | None, data: Path | None, runs: Path, json: bool) -> int:
+    """Show one suite, tuner, reward, recipe or run in full, or the JSON Schema of a file: bench show schema record."""
     from bench.cli._output import print_json
     from bench.core.errors import unknown_name
 
@@ -39,6 +39,13 @@ def show(kind: str, name: str, edition: str, data: Path | None, runs: Path, json
             return 0
     elif kind == "reward":
         facts = _reward(name)
+    elif kind == "recipe":
+        from bench.cli import _recipe_page
+
+        facts = _recipe_page.facts(name)
+        if not json:
+            print(_recipe_page.text(facts))
+            return 0
     elif kind == "schema":
         print_json(_schema(name))
         return 0
@@ -53,11 +60,12 @@ def show(kind: str, name: str, edition: str, data: Path | None, runs: Path, json
     return 0
 
 
-def _suite(name: str, edition: str, data: Path | None) -> dict[str, Any]:
+def _suite(name: str, edition: str | None, data: Path | None) -> dict[str, Any]:
     import suites
     from bench.core import registry
 
     base, variant = suites.resolve(name)
+    edition = suites.edition_of(base, variant, edition)
     suite = registry.load("suites", base)(edition, variant=variant, data_dir=data, limit=None)
     tags: dict[str, dict[str, int]] = {}
     for prompt in suite.prompts:
@@ -67,6 +75,9 @@ def _suite(name: str, edition: str, data: Path | None) -> dict[str, Any]:
     return {
         **dataclasses.asdict(suite.spec), "budget": suite.spec.budget.to_json(), "id": suite.spec.id,
         "n_questions": len(suite.questions), "notes": list(suite.notes),
+        "scorers": [str(s) for s in suite.scorers],
+        "beyond_tiny_models": dataclasses.asdict(suite.scale) | {"budget": suite.scale.budget.to_json()}
+        if suite.scale else {},
         "tags": {k: v for k, v in tags.items() if len(v) <= 40},
         "examples": [p.text for p in suite.prompts[:3]],
     }  # fmt: skip

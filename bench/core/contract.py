@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from bench.core.afford import Need
 from bench.core.budget import Budget, Charge
 from bench.core.errors import UserError, unknown_name
+from bench.core.judging import Judging
 from bench.core.types import Prompt, SamplerSpec, Suite
 
 if TYPE_CHECKING:
@@ -412,6 +413,8 @@ class Scene:
     """For reference statistics, shared by runs."""
     own_rewards: Mapping[str, Reward] = field(default_factory=dict)
     """What the run fitted for itself and was tuned for, by name."""
+    judging: Judging = field(default_factory=Judging)
+    """Which judges are asked, and what the user chose about them."""
 
 
 @dataclass(frozen=True)
@@ -454,3 +457,9 @@ class Metric(ABC):
 
     @abstractmethod
     def score(self, scene: Scene) -> list[Measured]: ...
+
+    @classmethod
+    def depends(cls, scene: Scene) -> Any:
+        """What an answer depends on beside images, prompts and the trained reward, as plain data: reference statistics,
+        weights found on this machine. Cached answers are looked up by it; asked without loading a network."""
+        return None

@@ -5,7 +5,6 @@ Built-ins are declared in our own pyproject.toml exactly as a third party declar
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError, unknown_name
+from bench.core.outline import Memory, Outline
 
 GROUPS: dict[str, str] = {
     "suites": "suite", "tuners": "tuner", "rewards": "reward", "metrics": "metric", "models": "model",
@@ -26,10 +26,7 @@ GROUPS: dict[str, str] = {
 """Group (after ``bench.``) and the word for one member."""
 
 
-@functools.cache
-def _parsed(module: str) -> ast.Module:
-    """The module's source text, parsed once: several plug-ins may live in one file."""
-    return ast.parse(_source_file(module).read_text("utf-8"))
+_memory = Memory()
 
 
 @dataclass(frozen=True)
@@ -44,50 +41,28 @@ class Entry:
     """The distribution that brought it."""
 
     @functools.cached_property
-    def _source(self) -> tuple[str, str]:
-        """(first line of the attribute's docstring, error): read from the source text, without importing it."""
+    def _outline(self) -> Outline | str:
+        """What the source text says of the attribute, or why that cannot be read; nothing is imported."""
         module, _, attribute = self.target.partition(":")
         try:
-            tree = _parsed(module)
+            found = _memory.of_file(_source_file(module)).get(attribute)
         except (OSError, SyntaxError, ImportError, ValueError) as err:
-            return "", f"{type(err).__name__}: {err}"
-        for node in tree.body:
-            names = [getattr(node, "name", "")]
-            if isinstance(node, ast.Assign):
-                names = [t.id for t in node.targets if isinstance(t, ast.Name)]
-            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                names = [node.target.id]
-            elif isinstance(node, (ast.Import, ast.ImportFrom)):
-                names = [alias.asname or alias.name for alias in node.names]
-            if attribute in names:
-                doc = ast.get_docstring(node) if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else None
-                return ((doc or ast.get_docstring(tree) or "").strip().splitlines() or [""])[0], ""
-        return "", f"AttributeError: {module} has no {attribute!r}"
+            return f"{type(err).__name__}: {err}"
+        return found or f"AttributeError: {module} has no {attribute!r}"
 
     @property
     def summary(self) -> str:
-        return self._source[0]
+        return "" if isinstance(self._outline, str) else self._outline.summary
 
     @property
     def error(self) -> str:
         """Why this plug-in cannot be loaded; "" when nothing is wrong with its source."""
-        return self._source[1]
+        return self._outline if isinstance(self._outline, str) else ""
 
     def keys_of(self, attribute: str) -> list[str]:
         """The keys of a class attribute that is written as a dict, such as a tuner's ``presets``, read from the source
         text without importing it; those of a target that cannot be read are none."""
-        module, _, name = self.target.partition(":")
-        if self.error:
-            return []
-        for node in _parsed(module).body:
-            if isinstance(node, ast.ClassDef) and node.name == name:
-                for line in node.body:
-                    targets = [line.target] if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [])
-                    if any(isinstance(t, ast.Name) and t.id == attribute for t in targets):
-                        value = getattr(line, "value", None)
-                        keys = value.keys if isinstance(value, ast.Dict) else []
-                        return [k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
-        return []
+        return [] if isinstance(self._outline, str) else list(self._outline.keys.get(attribute, []))
 
     @property
     def source_digest(self) -> str:

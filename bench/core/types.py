@@ -37,6 +37,16 @@ class Question:
 
 
 @dataclass(frozen=True)
+class GraphQuestion(Question):
+    """A question that makes sense only where others were answered as they should be (DSG, arXiv 2310.18235)."""
+
+    number: int = 1
+    """Its place among the prompt's questions, from 1."""
+    parents: tuple[int, ...] = ()
+    """Numbers of the questions that it depends on."""
+
+
+@dataclass(frozen=True)
 class SamplerSpec:
     """How images are sampled."""
 
@@ -99,6 +109,33 @@ class SuiteSpec:
 
 
 @dataclass(frozen=True)
+class Scorer:
+    """What papers report on a suite: a column of ours, or a program of its authors that is no part of this one."""
+
+    name: str
+    source: str
+    """Who reports it and where; "not stated: ours" where nobody does."""
+    column: str = ""
+    """The metric here that makes it; "" for an external scorer."""
+    url: str = ""
+    """Where the external scorer is."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.source}): " + (self.column or f"external, not run here: {self.url}")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a suite sets for base models beyond the tiny world, whose own settings stay in ``SuiteSpec``."""
+
+    budget: Budget
+    source: str
+    """Where the budget comes from."""
+    reward: str
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Suite:
     """A suite ready to run."""
 
@@ -108,6 +145,11 @@ class Suite:
     questions: tuple[Question, ...] = ()
     notes: tuple[str, ...] = ()
     """What the record must say: normalisations, duplicates, leaks that were found and removed."""
+    scorers: tuple[Scorer, ...] = ()
+    scale: Scale | None = None
+    """For base models beyond the tiny world; None: nothing changes."""
+    train_list: str = ""
+    """The list of training prompts that the user named in place of the suite's own."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +194,13 @@ class RunSpec:
     """Digest over what the reward says of itself: weights, preprocessing, version."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Digest of each file or folder that the settings name, by the name given."""
+    train_list: str = ""
+    """The list of training prompts that was named; its prompts' digest is in the identity, not its name."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked for in place of the suite's settings, such as ``sampler.n_steps``; the settings themselves are in
+    the identity."""
+    recipe: str = ""
+    """The recipe that filled in what the user did not say."""
     identity_version: int = IDENTITY_VERSION
 
     def identity(self) -> dict[str, Any]:

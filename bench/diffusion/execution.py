@@ -1,7 +1,7 @@
 """How a base model is computed: precision of its frozen weights, slices and tiles, compilation.
 
-None of it changes what is computed but for rounding, as a device does; like the device it is in a record's provenance and
-in no run's id. Adapter, optimiser, latents, scheduler arithmetic and autoencoder are float32 whatever is chosen here.
+None of it changes what is computed but for rounding, as a device does; like the device it is in a record's provenance
+and in no run's id. Adapter, optimiser, latents, scheduler arithmetic and autoencoder are float32 whatever is chosen.
 """
 
 from __future__ import annotations

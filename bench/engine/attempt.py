@@ -82,7 +82,8 @@ def read_curve(folder: RunFolder) -> Curve:
             # what an older copy did beyond the checkpoint that this attempt began at is no part of the run
             by_unit = {k: row for k, row in by_unit.items() if k < done[0]["unit"]}
         for event in done:
-            by_unit[event["unit"]] = {"unit": event["unit"], **event["spent"], **event["scalars"]}
+            spent = {kind: round(amount, 6) for kind, amount in event["spent"].items()}
+            by_unit[event["unit"]] = {"unit": event["unit"], **spent, **event["scalars"]}
     units = [by_unit[k] for k in sorted(by_unit)]
     if len(units) > N_CURVE_ROWS:
         step = (len(units) - 1) / (N_CURVE_ROWS - 1)

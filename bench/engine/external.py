@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bench.core import registry
 from bench.core.contract import ImageFolder, ImageRef
 from bench.core.errors import UserError
 from bench.core.identity import digest, file_sha256, plain
+from bench.core.judging import Judging
 from bench.core.record import (
     Artifact,
     Curve,
@@ -33,6 +34,7 @@ from bench.core.record import (
 )  # fmt: skip
 from bench.core.types import RunSpec, Suite
 from bench.diffusion.execution import Execution
+from bench.diffusion.models import BaseModel
 from bench.diffusion.sources import find_source
 from bench.engine import imaging, scoring
 from bench.engine.attempt import provenance
@@ -67,6 +69,7 @@ class Request:
     note: str = ""
     command: str = ""
     quiet: bool = False
+    judging: Judging = field(default_factory=Judging)
 
 
 def evaluate(request: Request) -> RunFolder:
@@ -139,7 +142,8 @@ def _spec(request: Request, images_digest: str) -> RunSpec:
         train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision(),
         model_defaults={}, tuner=request.name, tuner_version=1, label=request.name, tuner_sha256="", settings={},
         reward="", budget=s.budget, sampler=source.sampler(s.sampler), train_sampler=source.sampler(s.train_sampler),
-        global_batch=s.global_batch, eval_seeds=s.eval_seeds, fractions=(0.0, 1.0), metrics=s.metrics, seed=0, files={"images": images_digest},
+        global_batch=s.global_batch, eval_seeds=s.eval_seeds, fractions=(0.0, 1.0), metrics=s.metrics, seed=0,
+        files={"images": images_digest},
     )  # fmt: skip
 
 
@@ -158,7 +162,7 @@ def _prepare(folder: RunFolder, spec: RunSpec, request: Request) -> None:
         "external": True, "device": _device(request.device), "command": request.command,
         "model": None if request.model == NO_MODEL else _model_of(request),
         "n_threads": find_source(_model_of(request)).n_threads or torch.get_num_threads(),
-        "score_threads": torch.get_num_threads(),
+        "score_threads": torch.get_num_threads(), "judging": dataclasses.asdict(request.judging),
     })  # fmt: skip
 
 
@@ -188,6 +192,7 @@ def _score(
     scorer = scoring.Scorer(
         folder, dataclasses.replace(spec, reward=suite.spec.reward, eval_seeds=shown.spec.eval_seeds), shown,
         _cache(folder), request["device"], progress, own_reward_family="", fresh=fresh,
+        judging=Judging.from_json(request.get("judging", {})),
     )  # fmt: skip
     if base is None:
         # scored as a base model is: nothing to win against, no difference; then filed under its own name
@@ -228,8 +233,13 @@ def _base(
     root = folder.snapshots / scoring.BASE / "images"
     if (root / "index.jsonl").exists():
         return read_folder(root)
-    model = Execution.of(request, request["device"]).load(request["model"], request["device"])
-    return imaging.base_images(root, _cache(folder), model, spec, suite, progress, _never)
+    execution = Execution.of(request, request["device"])
+
+    def load() -> BaseModel:
+        return execution.load(request["model"], request["device"])
+
+    store = imaging.base_store(_cache(folder), spec, execution.to_json())
+    return imaging.base_images(root, store, load, spec, suite, progress, _never)
 
 
 def _snapshot(name: str, images: ImageFolder) -> SnapshotEntry:

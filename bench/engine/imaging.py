@@ -1,11 +1,12 @@
-"""The generate stage: one image for each prompt and noise seed, written so that a kill loses at most one batch."""
+"""An image folder: one image for each prompt and noise seed, written so that a kill loses at most one batch."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,13 +18,16 @@ from bench.diffusion.generate import generate
 from bench.diffusion.meters import denoiser_rows
 from bench.diffusion.models import BaseModel
 from bench.engine.progress import Progress
+from bench.engine.shards import Shard
 from bench.metrics.images import read_folder, write_index
 from bench.store import atomic
 from bench.store.lock import exclusive
 
 BATCH = 32
 """Images a batch. Part of the bits on CPU: a batch is made whole or not at all, so that resuming changes nothing."""
-
+WHOLE = Shard()
+BASE = Patch(adapter=False)
+WAIT_S = 24 * 3600.0
 
 COST = "cost.json"
 """Beside the images: what sampling one took, measured on those that the last attempt made."""
@@ -45,6 +49,24 @@ def pairs_of(suite: Suite) -> list[tuple[Prompt, int]]:
     return [(prompt, seed) for prompt in suite.prompts for seed in suite.spec.eval_seeds]
 
 
+def n_batches(suite: Suite) -> int:
+    """Of one image folder."""
+    return -(-len(pairs_of(suite)) // BATCH)
+
+
+def _names(suite: Suite) -> dict[tuple[str, int], str]:
+    """File name by (prompt id, seed), in the order of the index."""
+    return {(prompt.id, seed): f"{i:06d}.png" for i, (prompt, seed) in enumerate(pairs_of(suite))}
+
+
+def missing(folder: Path, suite: Suite, shard: Shard = WHOLE) -> list[tuple[str, int]]:
+    """(prompt id, seed) of the shard's images that are not in ``folder``."""
+    if (folder / "index.jsonl").exists():
+        return []
+    names = list(_names(suite).items())
+    return [key for i in shard.images(len(names), BATCH) for key, name in [names[i]] if not (folder / name).exists()]
+
+
 def make_images(
     folder: Path, model: BaseModel, spec: RunSpec, suite: Suite, patch: Patch, progress: Progress, title: str,
     stop: Callable[[], None],
@@ -54,34 +76,51 @@ def make_images(
     Args:
         stop: called between batches; raises when the attempt is to end.
     """
-    if (folder / "index.jsonl").exists():
-        return read_folder(folder)
-    names = {(prompt.id, seed): f"{i:06d}.png" for i, (prompt, seed) in enumerate(pairs_of(suite))}
+    if not (folder / "index.jsonl").exists():
+        make_part(folder, model, spec, suite, patch, progress, title, stop)
+    return complete(folder, suite)
+
+
+def make_part(
+    folder: Path, model: BaseModel, spec: RunSpec, suite: Suite, patch: Patch, progress: Progress, title: str,
+    stop: Callable[[], None], shard: Shard = WHOLE,
+) -> None:  # fmt: skip
+    """``make_images`` for one shard, without the index. A file that is there is never replaced, so that several
+    processes may fill a folder, and one that was given up cannot touch what was counted."""
+    names = _names(suite)
+    mine = set(shard.images(len(names), BATCH))
+    there = {key for key, name in names.items() if (folder / name).exists()}
+    elsewhere = {key for i, key in enumerate(names) if i not in mine}
     folder.mkdir(parents=True, exist_ok=True)
-    done = {key for key, name in names.items() if (folder / name).exists()}
-    n_made = n_rows = 0
-    with denoiser_rows(model) as tally, progress.stage(title, len(names), "images", done=len(done)) as stage:
+    n_made, n_there, n_rows = 0, len(there - elsewhere), 0
+    with denoiser_rows(model) as tally, progress.stage(shard.title(title), len(mine), "images", done=n_there) as stage:
 
         def smaller(text: str) -> None:
             progress.say(text)
             tally.take()  # what did not fit is no image's cost
 
         for made in generate(
-            model, suite.prompts, spec.eval_seeds, spec.sampler, patch, batch_size=BATCH, done=done, say=smaller
+            model, suite.prompts, spec.eval_seeds, spec.sampler, patch, batch_size=BATCH, done=there | elsewhere,
+            say=smaller,
         ):  # fmt: skip
             stop()
             n_rows += int(tally.take().get("denoiser_fwd", 0))
             key = (made.prompt.id, made.seed)
-            atomic.write_bytes(folder / names[key], encode_png(made.image))
-            stage.advance(key not in done)
+            atomic.write_new(folder / names[key], encode_png(made.image))
+            stage.advance(key not in there)
             n_made += 1
     if n_made:
         n_cut = sum(model.family.is_cut(prompt.text) for prompt in suite.prompts)
         atomic.write_json(folder / COST, {"u_per_image": n_rows / n_made, "n_truncated": n_cut})
-    write_index(folder, [
-        ImageRef(prompt_id=prompt, seed=seed, path=name, sha256=file_sha256(folder / name))
-        for (prompt, seed), name in names.items()
-    ])  # fmt: skip
+
+
+def complete(folder: Path, suite: Suite) -> ImageFolder:
+    """Writes the index of a folder in which every image is, where it is not there yet. Safe to repeat."""
+    if not (folder / "index.jsonl").exists():
+        write_index(folder, [
+            ImageRef(prompt_id=prompt, seed=seed, path=name, sha256=file_sha256(folder / name))
+            for (prompt, seed), name in _names(suite).items()
+        ])  # fmt: skip
     return read_folder(folder)
 
 
@@ -105,24 +144,45 @@ def encode_png(image: torch.Tensor) -> bytes:
 
 
 def base_images(
-    folder: Path, cache: Path, model: BaseModel, spec: RunSpec, suite: Suite, progress: Progress,
+    folder: Path, store: Path, load_model: Callable[[], BaseModel], spec: RunSpec, suite: Suite, progress: Progress,
     stop: Callable[[], None],
 ) -> ImageFolder:  # fmt: skip
-    """The base model's images: made once for all runs that share model, prompts, noise and sampler, then linked."""
+    """The base model's images: made once for all runs that share a ``base_store``, then linked into ``folder``."""
     if (folder / "index.jsonl").exists():
         return read_folder(folder)
-    key = digest({
-        "model": spec.model, "revision": spec.model_revision, "prompts": spec.prompt_hash, "limit": spec.limit,
-        "sampler": spec.sampler, "eval_seeds": spec.eval_seeds, "batch": BATCH,
-        **({"computed": model.computed} if model.computed else {}),
-    }, 16)  # fmt: skip
-    store = cache / "images" / key
-    with exclusive(cache / "images" / f"{key}.lock", "the base model's images", wait_s=24 * 3600.0):
+    with exclusive(store.with_suffix(".lock"), "the base model's images", wait_s=WAIT_S):
         drop_damaged(store)
-        made = make_images(store, model, spec, suite, Patch(adapter=False), progress, "generate base", stop)
+        if missing(store, suite):
+            made = make_images(store, load_model(), spec, suite, BASE, progress, "generate base", stop)
+        else:
+            made = complete(store, suite)
     cost = [COST] if (store / COST).exists() else []
     _link([*(ref.path for ref in made.refs), *cost, "index.jsonl"], store, folder)
     return read_folder(folder)
+
+
+def base_part(
+    store: Path, load_model: Callable[[], BaseModel], spec: RunSpec, suite: Suite, progress: Progress,
+    stop: Callable[[], None], shard: Shard,
+) -> None:  # fmt: skip
+    """One shard of the base model's images; the same shard of another run waits for it instead of making it too."""
+    lock = store.with_name(f"{store.name}-{shard.number}-{shard.of}.lock")
+    with exclusive(lock, "a part of the base model's images", wait_s=WAIT_S):
+        if missing(store, suite, shard):
+            make_part(store, load_model(), spec, suite, BASE, progress, "generate base", stop, shard)
+
+
+def base_store(cache: Path, spec: RunSpec, computed: Mapping[str, Any]) -> Path:
+    """Where the images of a base model are kept for all runs that share model, prompts, noise and sampler.
+
+    Args:
+        computed: how the model is computed where that is not the plain way (``Execution.to_json``).
+    """
+    return cache / "images" / digest({
+        "model": spec.model, "revision": spec.model_revision, "prompts": spec.prompt_hash, "limit": spec.limit,
+        "sampler": spec.sampler, "eval_seeds": spec.eval_seeds, "batch": BATCH,
+        **({"computed": dict(computed)} if computed else {}),
+    }, 16)  # fmt: skip
 
 
 def _link(names: Sequence[str], source: Path, target: Path) -> None:

@@ -17,9 +17,9 @@ from bench.store import atomic
 from bench.store.fence import attempt_root
 from bench.store.runs import RunFolder
 
-CHECKPOINT_SHARE = 0.015
-"""Of a run's wall-clock time, at most; with the ledger's share below 2 %."""
-LEDGER_SHARE = 0.004
+CHECKPOINT_SHARE = 0.008
+"""Of a run's wall-clock time, at most; with the ledger's share 1 %."""
+LEDGER_SHARE = 0.002
 CHECKPOINT_LEAST_S = 5.0
 CHECKPOINT_GROWTH = 0.01
 """A kill costs about 1 % of the attempt's work at most, and a minute where saving is cheap."""
@@ -77,9 +77,34 @@ def charge_lost(folder: RunFolder, ledger: Ledger, attempt: int) -> dict[str, fl
     """
     before = dict(ledger.lost)
     if folder.ledger_path.exists():
-        reached: Mapping[str, Any] = atomic.read_json(folder.ledger_path)
-        ledger.note_lost(reached)
-        units = list(read_units(attempt_root(folder.root, attempt - 1)))
-        if units:
-            ledger.note_lost({"spent": units[-1]["spent"], "lost": reached["lost"]})
+        written: Mapping[str, Any] = atomic.read_json(folder.ledger_path)
+        ledger.note_lost(written)
+        spent = reached(folder, attempt - 1)
+        if spent:
+            ledger.note_lost({"spent": spent, "lost": written["lost"]})
     return {kind: v - before[kind] for kind, v in ledger.lost.items() if v > before[kind]}
+
+
+def charge_late(folder: RunFolder, ledger: Ledger, attempt: int, seen: Mapping[str, float]) -> dict[str, float]:
+    """Books as lost what an older copy, alive behind a broken network, still did after this attempt had begun.
+
+    Args:
+        attempt: the number of this attempt, which ends.
+        seen: what the attempt before it had spent when this one began (``reached``).
+
+    Returns:
+        What was booked, by kind.
+    """
+    late = {kind: v - seen.get(kind, 0.0) for kind, v in reached(folder, attempt - 1).items()}
+    booked = {kind: v for kind, v in late.items() if v > 0}
+    for kind, amount in booked.items():
+        ledger.lost[kind] += amount
+    return booked
+
+
+def reached(folder: RunFolder, attempt: int) -> dict[str, float]:
+    """What the run had spent after the last whole unit of ``attempt``, by kind; empty where it finished none."""
+    last: dict[str, float] = {}
+    for event in read_units(attempt_root(folder.root, attempt)):
+        last = event["spent"]
+    return last

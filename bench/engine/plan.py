@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import inspect
 import itertools
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,10 @@ from bench.core.budget import Budget
 from bench.core.contract import Reward, Setup, Tuner, changed_settings, make_config
 from bench.core.errors import UserError, unknown_name
 from bench.core.identity import digest, file_sha256
+from bench.core.judging import Judging
 from bench.core.types import RunSpec, Suite, SuiteSpec
 from bench.engine.options import Options
+from bench.engine.protocol import at_scale, parse_protocol, with_protocol
 from bench.store import atomic
 from bench.store.runs import RunFolder, run_folder
 
@@ -45,6 +48,9 @@ class PlannedRun:
     """What ``load_model`` takes: a name or a folder."""
     problems: tuple[str, ...]
     """What would fail later, each with what to do; empty when the run can start."""
+    judging: Judging = field(default_factory=Judging)
+    absences: tuple[str, ...] = ()
+    """Judges and metrics that the record will call absent, as this machine lacks their weights or data."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,11 @@ class Plan:
             others = " (--skip-invalid carries out the others)" if kept else ""
             raise UserError(self.problems[0], valid=f"{len(self.problems)} problem(s) in this plan{others}")
         return kept
+
+    @property
+    def absences(self) -> list[str]:
+        """What the records will call absent, one sentence each, with the command that changes it."""
+        return list(dict.fromkeys(sentence for run in self.runs for sentence in run.absences))
 
     @property
     def problems(self) -> list[str]:
@@ -128,9 +139,14 @@ def _suite(name: str, options: Options) -> Suite:
     if known and base not in known:
         raise unknown_name("suite", base, known, "bench list suites")
     make = registry.load("suites", base)
-    found = make(options.edition, variant=variant, data_dir=options.data, limit=options.limit)
+    edition = suites.edition_of(base, variant, options.edition)
+    chosen = {} if options.train_list is None else {"train_list": options.train_list}
+    if chosen and "train_list" not in inspect.signature(make).parameters:
+        raise UserError(f"the suite {base} has training prompts of its own and takes no list", hint="no --train-list")
+    found = make(edition, variant=variant, data_dir=options.data, limit=options.limit, **chosen)
     assert isinstance(found, Suite)
-    return found
+    found = with_protocol(found, parse_protocol(options.protocol))
+    return suites.with_questions(found, options.questions, options.data)
 
 
 def _tuners(options: Options) -> tuple[list[ChosenTuner], tuple[str, ...]]:
@@ -242,11 +258,13 @@ def parse_budget(pairs: Sequence[str], default: Budget, hard_limit_s: float | No
 
 def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> PlannedRun:
     from bench.diffusion.sources import find_source
+    from bench.metrics.requirements import absences
     from rewards import expression
 
+    source = find_source(options.model or suite.spec.model)
+    suite = at_scale(suite, source.name)
     s = suite.spec
     _check_batches(s, options)
-    source = find_source(options.model or s.model)
     if source.sampler(s.sampler) != s.sampler:
         note = f"flow-euler instead of {s.sampler.scheduler}: {source.name} is a flow model, which takes no other"
         suite = dataclasses.replace(suite, notes=(*suite.notes, note))
@@ -261,13 +279,16 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=source.sampler(s.sampler),
         train_sampler=source.sampler(s.train_sampler), global_batch=s.global_batch, eval_seeds=s.eval_seeds,
         fractions=parse_fractions(options.fractions, s.fractions),
-        metrics=s.metrics, seed=seed, files=_digests(tuner.cls.files(tuner.config)),
+        metrics=s.metrics, seed=seed, files=_digests(tuner.cls.files(tuner.config)), train_list=suite.train_list,
+        protocol=parse_protocol(options.protocol), recipe=options.recipe,
     )  # fmt: skip
     folder = run_folder(options.runs, spec)
+    judging = options.judging(spec.model, s)
     return PlannedRun(
         spec=spec, suite=suite, folder=folder, settings=_resolved(tuner.config, source), state=state_of(folder),
         tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
-        problems=(*_unused_reward(tuner, source, options), *_problems(suite, tuner, spec, source)),
+        problems=(*_unused_reward(tuner, source, options), *_problems(suite, tuner, spec, source, judging)),
+        judging=judging, absences=tuple(absences(s.metrics, suite, judging)),
     )  # fmt: skip
 
 
@@ -323,12 +344,14 @@ def state_of(folder: RunFolder) -> str:
     return "started" if folder.spec_path.exists() else "to do"
 
 
-def _problems(suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSource) -> list[str]:
+def _problems(
+    suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSource, judging: Judging
+) -> list[str]:  # fmt: skip
     from bench.metrics.requirements import missing
     from rewards import expression
     from suites import leaks
 
-    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite), *_sampler_problems(spec, source)]
+    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite, judging), *_sampler_problems(spec, source)]
     setup = Setup(
         train_sampler=spec.train_sampler, sampler=spec.sampler, global_batch=spec.global_batch, budget=spec.budget,
         n_train_prompts=len(suite.train_prompts), reward=spec.reward, model=spec.model, seed=spec.seed,

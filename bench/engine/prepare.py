@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.core.budget import Budget
-from bench.core.types import Prompt, Question, SamplerSpec, Suite, SuiteSpec
+from bench.core.types import GraphQuestion, Prompt, Question, SamplerSpec, Suite, SuiteSpec
 from bench.diffusion.sources import find_source
 from bench.engine.plan import PlannedRun
 from bench.store import atomic
@@ -35,13 +35,18 @@ def prepare(run: PlannedRun, request: Mapping[str, Any]) -> RunFolder:
         threads = {key: before[key] for key in threads}
     atomic.write_json(folder.request_path, {
         **request, "tuner": run.tuner_ref, "model": run.model_ref, "settings": run.settings, **threads,
-        "runs": str(_runs_of(folder)),
+        "runs": str(_runs_of(folder)), "judging": dataclasses.asdict(run.judging),
     })  # fmt: skip
     return folder
 
 
 def _runs_of(folder: RunFolder) -> Path:
     return folder.root.resolve().parents[2]
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    values = {**row, "choices": tuple(row["choices"])}
+    return GraphQuestion(**{**values, "parents": tuple(row["parents"])}) if "parents" in row else Question(**values)
 
 
 def read_suite(folder: RunFolder) -> Suite:
@@ -58,8 +63,7 @@ def read_suite(folder: RunFolder) -> Suite:
         prompts=tuple(Prompt(**row) for row in atomic.read_jsonl(folder.root / "prompts.jsonl")),
         train_prompts=tuple(Prompt(**row) for row in atomic.read_jsonl(folder.root / "train.jsonl")),
         questions=tuple(
-            Question(**{**row, "choices": tuple(row["choices"])})
-            for row in atomic.read_jsonl(folder.root / "questions.jsonl")
+            _question(row) for row in atomic.read_jsonl(folder.root / "questions.jsonl")
         ),
         notes=notes,
     )

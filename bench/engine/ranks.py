@@ -30,7 +30,7 @@ START_S = 600.0
 GRACE_S = 20.0
 """Between the end of tuning and the end of the other processes."""
 
-_DEAF = ["/bin/sh", "-c", 'trap "" INT TERM USR2; exec "$@"', "sh"]
+DEAF = ["/bin/sh", "-c", 'trap "" INT TERM USR2; exec "$@"', "sh"]
 """Ctrl-C and a cluster's signals reach every process of a run; rank 0 decides, and ends the others. From their first
 moment on: a process that still loads its libraries would die of what it cannot hear yet."""
 
@@ -50,7 +50,7 @@ class Crew:
             meeting.announce(where, self._store.port)
         place = ["--port", str(self._store.port), "--parent", str(os.getpid())]
         self._children = [
-            subprocess.Popen([*_DEAF, sys.executable, "-m", WORKER, str(folder), "--rank", str(k), *place])
+            subprocess.Popen([*DEAF, sys.executable, "-m", WORKER, str(folder), "--rank", str(k), *place])
             for k in range(1, size) if not where
         ]  # fmt: skip
 

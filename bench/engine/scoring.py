@@ -14,6 +14,7 @@ from bench.core import registry
 from bench.core.contract import ImageFolder, Measured, Metric, Reward, Scene
 from bench.core.errors import UserError
 from bench.core.identity import digest
+from bench.core.judging import Judging
 from bench.core.paired import mean_difference
 from bench.core.record import Interval, MetricEntry
 from bench.core.types import RunSpec, Suite
@@ -67,6 +68,8 @@ class Scorer:
     """See ``Tuner.own_rewards``."""
     fresh: bool = False
     """Whether cached answers are passed over."""
+    judging: Judging = field(default_factory=Judging)
+    """Which judges are asked."""
 
     def score_all(
         self, snapshots: Sequence[tuple[str, Path]], stop: Callable[[], None], *, ends: Collection[str] = ()
@@ -117,17 +120,18 @@ class Scorer:
                     raise images
             assert isinstance(tuned, ImagesOnDisk)
             assert isinstance(base, ImagesOnDisk)
+            scene = Scene(suite=self.suite, tuned=tuned, base=base, trained_reward=self.spec.reward, device=self.device,
+                          cache_dir=self.cache, own_rewards=self.own_rewards, judging=self.judging)  # fmt: skip
             key = digest({
                 "metric": metric, "bench": bench.__version__, "tuned": tuned.folder.content_hash,
                 "base": base.folder.content_hash, "prompts": self.suite.spec.prompt_hash, "reward": self.spec.reward,
                 "limit": self.spec.limit, "judges": folder_digest(weights_dir()),
+                "judging": self.judging, "depends": plugin.depends(scene),
                 "own": {name: dict(reward.identity()) for name, reward in self.own_rewards.items()},
             }, 24)  # fmt: skip
             path = self.cache / "scores" / f"{metric}-{key}.json"
             if path.exists() and not self.fresh:
                 return [_measured_from_json(row) for row in atomic.read_json(path)]
-            scene = Scene(suite=self.suite, tuned=tuned, base=base, trained_reward=self.spec.reward,
-                          device=self.device, cache_dir=self.cache, own_rewards=self.own_rewards)  # fmt: skip
             answers = plugin.score(scene)
             atomic.write_json(path, [dataclasses.asdict(a) for a in answers])
             return answers

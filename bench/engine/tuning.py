@@ -24,7 +24,7 @@ from bench.diffusion.meters import Meters, Tally, settle
 from bench.diffusion.models import BaseModel
 from bench.diffusion.processes import Processes, ProcessFailed
 from bench.engine.attempt import Attempt
-from bench.engine.keeping import Keeper, charge_lost, take_up
+from bench.engine.keeping import Keeper, charge_late, charge_lost, reached, take_up
 from bench.engine.kept import keep
 from bench.engine.loop import LoopState, drive
 from bench.engine.progress import Progress
@@ -233,7 +233,11 @@ class LeadTuning(Tuning):
         try:
             with heartbeat, self.progress.stage("tune", limit, _short(primary), done=self._spent()) as self._stage:
                 reason = self._drive(tuner, state, meters)
-            keeper.keep(tuner, state, self.ledger, force=True)
+            for kind, amount in charge_late(self.folder, self.ledger, self.attempt.number, self._older).items():
+                self.lost[kind] = self.lost.get(kind, 0.0) + amount
+            if reason == STOPPED:
+                # tuning that is over is never taken up again: what it ended with is written next
+                keeper.keep(tuner, state, self.ledger, force=True)
         finally:
             self.attempt.kept = keeper.cost()
         if cut := len(self.model.truncated):
@@ -273,6 +277,8 @@ class LeadTuning(Tuning):
             self.progress.say(warning)
         state = take_up(blob, tuner, self.ledger)
         if self.aborted is None:
+            # a copy that a failed node left alive may still be at work: what it does from here on is booked at the end
+            self._older = reached(self.folder, self.attempt.number - 1) or dict(self.ledger.spent)
             lost = charge_lost(self.folder, self.ledger, self.attempt.number)
         else:
             before = dict(self.ledger.lost)
@@ -360,7 +366,8 @@ def _short(kind: str) -> str:
 
 
 def _nonzero(spent: Mapping[str, float]) -> dict[str, float]:
-    return {k: round(v, 6) for k, v in spent.items() if v}
+    """To the last bit: what an attempt did beyond a checkpoint is the difference to what the checkpoint says."""
+    return {k: v for k, v in spent.items() if v}
 
 
 def _finite(scalars: Mapping[str, float]) -> dict[str, float | None]:

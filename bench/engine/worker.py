@@ -25,6 +25,7 @@ import torch
 from bench.core import exits, registry
 from bench.core.contract import ImageFolder, make_config
 from bench.core.errors import Diverged, UserError
+from bench.core.judging import Judging
 from bench.core.record import ErrorEntry, Record
 from bench.core.types import RunSpec, Suite
 from bench.diffusion import adapters
@@ -32,15 +33,16 @@ from bench.diffusion.execution import Execution
 from bench.diffusion.memory import is_out_of_memory
 from bench.diffusion.models import BaseModel
 from bench.diffusion.processes import Processes, ProcessLost
-from bench.engine import imaging, ranks, scoring, tuning
+from bench.engine import ranks, scoring, tuning
 from bench.engine.attempt import Attempt, read_attempts
+from bench.engine.generating import Generation
 from bench.engine.kept import own_rewards
 from bench.engine.log import log_tail, logged
 from bench.engine.prepare import read_suite
 from bench.engine.progress import Progress
 from bench.engine.pulse import Pulse
 from bench.engine.recording import Recorder, Status, error_entry
-from bench.metrics.images import read_folder
+from bench.engine.shards import Shard
 from bench.store import atomic
 from bench.store.liveness import turn
 from bench.store.runs import RunFolder
@@ -135,7 +137,7 @@ class Worker:
             if stage == "tune" and status != "failed":
                 attempt.end("tuned", lost)
                 return None
-            record = self._finish(attempt, status, reason, error)
+            record = self._finish(attempt, stage, status, reason, error)
         except Stopped as err:
             attempt.end("requeue" if err.code == exits.REQUEUE else "interrupted", lost)
             raise
@@ -235,41 +237,46 @@ class Worker:
         )
         return status, reason, failure, job.lost
 
-    def _finish(self, attempt: Attempt, status: Status, reason: str, error: ErrorEntry | None) -> Record:
+    def _finish(
+        self, attempt: Attempt, stage: Stage, status: Status, reason: str, error: ErrorEntry | None
+    ) -> Record:
         """Images and scores of what tuning left. A failed run is not scored: it is a row with its reason."""
         if status == "failed":
             return self.recorder.make(status, reason, error, [], [])
         with self._timed(attempt, "generate"):
-            folders = self._generate()
+            # a job for images and scores alone has one process's share of a machine
+            folders = self._generate(self.processes if stage == "all" else 1)
         with self._timed(attempt, "score"):
             entries = self._scorer().score_all([(n, f.root) for n, f in folders.items()], self.stop)
         self.folder.drop_checkpoints()
         atomic.remove(self.folder.root / "work")
         return self.recorder.make(status, reason, error, list(folders.items()), entries)
 
-    def _generate(self) -> dict[str, ImageFolder]:
+    def _generate(self, processes: int = 1) -> dict[str, ImageFolder]:
         """Image folders of the base and of every snapshot, in order of the budget."""
-        root = self.folder.snapshots
-        fractions = tuning.taken_snapshots(self.folder, self.spec)
-        wanted = [root / tuning.snapshot_name(f) / "images" for f in fractions]
-        base = root / scoring.BASE / "images"
-        if all((p / "index.jsonl").exists() for p in [base, *wanted]):
-            return {p.parent.name: read_folder(p) for p in [base, *wanted]}
-        model = self._load_model()
-        atomic.write_json(
-            root / scoring.BASE / "snapshot.json",
-            {"fraction": 0.0, "spent": {}, "adapter": False, "adapter_scale": 1.0},
-        )
-        folders = {
-            scoring.BASE: imaging.base_images(base, self.cache, model, self.spec, self.suite, self.progress, self.stop)
-        }
-        for path in wanted:
-            patch = tuning.load_patch(model, path.parent, self.request["tuner"], self.spec.settings)
-            folders[path.parent.name] = imaging.make_images(
-                path, model, self.spec, self.suite, patch, self.progress, f"generate {path.parent.name}", self.stop
-            )
-            adapters.detach(model.unet)
-        return folders
+        return self._generation().whole(processes)
+
+    def make_part(self, shard: Shard, local_rank: int | None) -> None:
+        """One slice of the run's images, beside other processes that make theirs; see ``bench.engine.shards``.
+
+        Args:
+            local_rank: of this process on its node, where several share its GPUs.
+
+        Raises:
+            UserError: the run is not tuned yet.
+            Stopped: a signal asked; what is made is kept.
+        """
+        if self.folder.record_path.exists():
+            return
+        self._check_tuned()
+        if self.device == "cuda" and local_rank is not None:
+            self.device = f"cuda:{local_rank}"
+        self._generation().part(shard)
+
+    def _generation(self) -> Generation:
+        store = imaging.base_store(self.cache, self.spec, self.execution.to_json())
+        return Generation(self.folder, self.spec, self.suite, self.request["tuner"], store, self._load_model,
+                          self.progress, self.stop)  # fmt: skip
 
     def _scorer(self, *, fresh: bool = False) -> scoring.Scorer:
         torch.set_num_threads(self.request["score_threads"])
@@ -279,6 +286,7 @@ class Worker:
             self.folder, self.spec, self.suite, self.cache, self.device, self.progress,
             cls.own_reward_family(config, self.spec.model), cls.related_families(config),
             own_rewards(self.folder, self.spec, self.request["tuner"], self.device), fresh=fresh,
+            judging=Judging.from_json(self.request.get("judging", {})),
         )  # fmt: skip
 
     def _load_model(self) -> BaseModel:
@@ -358,6 +366,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--parent", type=int, help="pid to die with")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--record-failure", metavar="REASON")
+    parser.add_argument("--shard", metavar="K/N", help="make only slice K of N of the images, without a record")
     parser.add_argument("--rank", type=int, help="tune beside the worker that started this process")
     parser.add_argument("--host", default=ranks.HOST, help="where that worker listens")
     parser.add_argument("--port", type=int)
@@ -376,6 +385,9 @@ def main(argv: list[str]) -> int:
         # in the command's own process on a terminal somebody may be at a debugger's prompt
         debugging = args.parent is None and sys.stdin.isatty() and sys.stderr.isatty()
         with _on_signals(worker):
+            if args.shard:
+                worker.make_part(Shard.parse(args.shard), args.local_rank)
+                return exits.DONE
             return _exit_code(worker.execute(args.stage, redirect=not debugging))
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)

@@ -34,7 +34,9 @@ class Job:
     device: str = "auto"
     """``cpu``, ``cuda`` or ``auto``."""
     stage: str = "all"
-    """``tune``, ``evaluate`` (images and scores), or ``all``."""
+    """``tune``, ``generate`` (a part of the images), ``evaluate`` (images and scores), or ``all``."""
+    shard: tuple[int, int] = (0, 1)
+    """Of stage ``generate``: which part, from 0, of how many."""
     estimate: Estimate | None = None
 
 

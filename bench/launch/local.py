@@ -92,7 +92,10 @@ class Local(Launcher):
             time.sleep(POLL_S)
 
     def _start(self, job: Job, slot: int, quiet: bool, screen: Screen, k: int) -> _Child:
-        command = [sys.executable, "-m", WORKER, str(job.folder), "--parent", str(os.getpid()), "--stage", job.stage]
+        what = ["--stage", job.stage]
+        if job.stage == "generate":
+            what = ["--stage", "evaluate", "--shard", "{}/{}".format(*job.shard)]
+        command = [sys.executable, "-m", WORKER, str(job.folder), "--parent", str(os.getpid()), *what]
         process = subprocess.Popen(
             [*command, *(["--quiet"] if quiet else [])], start_new_session=True, text=True, errors="replace",
             stdout=screen.target, stderr=subprocess.STDOUT if screen.target else None,
@@ -116,8 +119,8 @@ class Local(Launcher):
     def _settle(self, child: _Child, code: int) -> int:
         """A code of ``bench.core.exits``: a worker that ended otherwise wrote no record, so this does."""
         code = ASKED.get(code, code)
-        if code in exits.ENDINGS or self._leaving:
-            return code
+        if code in exits.ENDINGS or self._leaving or child.job.stage == "generate":
+            return code  # whoever makes the record makes the images that are missing
         times = f" {child.n_killed + 1} times" if child.n_killed else ""
         return _record_failure(child.job, f"the worker was killed ({_signal(code)}){times}" if code < 0 else
                                f"the worker left with exit code {code}")  # fmt: skip

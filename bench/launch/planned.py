@@ -27,6 +27,6 @@ def missing(planned: Sequence[Path]) -> dict[Path, str]:
         if not (root / "spec.json").exists():
             found[root] = "its run folder is gone"
         elif not RunFolder(root).record_path.exists():
-            reasons = [read_reason(root, job.job_id) for job in read_jobs(root)[-1:]]
+            reasons = (read_reason(root, job.job_id) for job in reversed(read_jobs(root)))
             found[root] = next(filter(None, reasons), None) or "its job ended without a record, or still waits"
     return found

@@ -22,7 +22,8 @@ from bench.store.runs import RunFolder
 POLL_S = 2.0
 POLL_MAX_S = 30.0
 GONE_S = 30.0
-"""How long the file system may take to show a record that a job on another node wrote."""
+"""How long the file system may take to show a record that a job on another node wrote, and Slurm to end the job of a
+run that is done."""
 
 
 class Slurm(Launcher):
@@ -71,6 +72,7 @@ class Slurm(Launcher):
         for array in arrays:
             r = array.resources
             stage = "" if r.stage == "all" else f" {r.stage}"
+            stage += _part(array)
             lines.append(f"array{stage}: {len(array.tasks)} job(s), {len(array.jobs)} run(s), each job {r.text()}, "
                          f"{r.time_min} min")  # fmt: skip
             lines.append(f"  {r.time_min} min = {array.why}")
@@ -93,12 +95,13 @@ class Slurm(Launcher):
         ids: list[str] = []
         start = time.monotonic()
         try:
-            tuned = ""
+            before: list[tuple[str, str]] = []
             for number, array in enumerate(arrays):
-                after = tuned if array.resources.stage == "evaluate" else ""
-                new = submit(array, folder / f"{number:03d}", self.settings, self.facts, after)
+                if array.resources.stage in ("all", "tune"):
+                    before = []
+                new = submit(array, folder / f"{number:03d}", self.settings, self.facts, _after(array, before))
                 ids += new
-                tuned = new[0].partition("_")[0]
+                before.append((array.resources.stage, new[0].partition("_")[0]))
                 self._say(array, new)
         except UserError as err:
             raise _partly(err, ids) from err
@@ -131,25 +134,45 @@ class Slurm(Launcher):
     def _say(self, array: Array, ids: Sequence[str]) -> None:
         number, _, _ = ids[0].partition("_")
         what = f"array {number}: {len(ids)} jobs" if len(ids) > 1 else f"job {number}"
-        stage = "" if array.resources.stage == "all" else f", stage {array.resources.stage}"
+        stage = "" if array.resources.stage == "all" else f", stage {array.resources.stage}{_part(array)}"
         print(f"{what}, {len(array.jobs)} run(s){stage}, each job {array.resources.text()}, "
               f"{array.resources.time_min} min = {array.why}", file=sys.stderr)  # fmt: skip
 
     def _wait(self, jobs: Sequence[Job], ids: Sequence[str]) -> list[Outcome]:
-        """Until every run has a record, or its job is gone from the queue."""
+        """Until every run has a record and all jobs are over; a run whose job is gone without one is lost."""
         waiting = {job.folder for job in jobs}
-        mine, gone_s, poll_s = set(ids), 0.0, POLL_S
-        while waiting and gone_s < GONE_S:
+        mine, idle_s, poll_s = set(ids), 0.0, POLL_S
+        while idle_s < GONE_S:
             time.sleep(poll_s)
             waiting = {folder for folder in waiting if not RunFolder(folder).record_path.exists()}
-            queued = mine & slurm_cluster.active_jobs().keys()
-            if not queued and gone_s == 0.0:
-                poll_s = POLL_S
-            gone_s = 0.0 if queued else gone_s + poll_s
-            poll_s = min(POLL_MAX_S, 1.1 * poll_s) if queued else POLL_S
+            try:
+                queued = bool(mine & slurm_cluster.active_jobs().keys())
+            except UserError:
+                continue  # a controller that is being restarted has not lost its jobs
+            if not waiting and not queued:
+                break
+            # records without a job, or jobs without a run: the file system, or Slurm, needs a moment
+            idle_s = 0.0 if queued and waiting else idle_s + poll_s
+            poll_s = min(POLL_MAX_S, 1.1 * poll_s) if queued and waiting else POLL_S
         for folder, why in missing(sorted(waiting)).items():
             print(f"lost: {folder.name}: {why}\ntry:   bench logs {folder.name}", file=sys.stderr)
         return [Outcome(job.folder, exits.FAILED if job.folder in waiting else exits.DONE) for job in jobs]
+
+
+def _after(array: Array, before: Sequence[tuple[str, str]]) -> str:
+    """What an array waits for, as sbatch's --dependency has it, of the (stage, array) that go before.
+
+    Each task for the tuning of its own runs, which must have ended well, and for parts of images only to be over: a
+    part that is missing is made by the last stage, and a job that died takes no other with it.
+    """
+    tuned = [f"aftercorr:{job}" for stage, job in before if stage == "tune"]
+    parts = [job for stage, job in before if stage == "generate"] if array.resources.stage == "evaluate" else []
+    return ",".join([*tuned, *(["afterany:" + ":".join(parts)] if parts else [])])
+
+
+def _part(array: Array) -> str:
+    number, of = array.shard
+    return f", part {number + 1} of {of}" if of > 1 else ""
 
 
 def _partly(err: UserError, ids: Sequence[str]) -> UserError:

@@ -55,6 +55,8 @@ class Array:
     resources: Resources
     tasks: tuple[tuple[Job, ...], ...]
     """The runs of each task."""
+    shard: tuple[int, int]
+    """Which part of its runs' images it makes, of how many; (0, 1) where it makes all, or none."""
     why: str
     """How the walltime came about."""
     expected_s: float
@@ -83,16 +85,17 @@ class Need:
 def make_arrays(jobs: Sequence[Job], settings: SlurmSettings, facts: ClusterFacts) -> list[Array]:
     """``jobs`` in their order, equal resources together, no array larger than the cluster takes.
 
-    With split stages an array of tuning is followed by that of its evaluation, with the same tasks at the same places.
+    With split stages an array of tuning is followed by those that make parts of the images, where there are such, and
+    by that of images and scores; all with the same tasks at the same places.
 
     Raises:
         UserError: what they ask for is nowhere in the partition.
     """
     partition = choose_partition(settings, facts)
-    stages = ("tune", "evaluate") if settings.stages == "split" else ("all",)
+    stages = _stages(settings)
     groups: dict[tuple[Resources, ...], list[tuple[Job, list[Need]]]] = {}
     for job in jobs:
-        needs = [_need(job, stage, settings, partition) for stage in stages]
+        needs = [_need(job, stage, settings, partition) for stage, _ in stages]
         groups.setdefault(tuple(need.resources for need in needs), []).append((job, needs))
     arrays = []
     for resources, members in groups.items():
@@ -101,8 +104,24 @@ def make_arrays(jobs: Sequence[Job], settings: SlurmSettings, facts: ClusterFact
         tasks = [tuple(job for job, _ in part) for part in _chunks(members, settings.pack)]
         longest = [max((needs[k] for _, needs in members), key=lambda n: n.expected_s) for k in range(len(stages))]
         for part in _chunks(tasks, facts.max_array):
-            arrays += [Array(n.resources, tuple(part), n.why, n.expected_s) for n in longest]
+            arrays += [
+                Array(n.resources, tuple(part), shard, n.why, n.expected_s)
+                for n, (_, shard) in zip(longest, stages, strict=True)
+            ]
     return arrays
+
+
+def _stages(s: SlurmSettings) -> list[tuple[str, tuple[int, int]]]:
+    """(stage, part of the images) of each job of a run, in order."""
+    whole = (0, 1)
+    if s.stages == "one":
+        if s.shards > 1:
+            raise UserError(f"--set slurm.shards={s.shards} with stages in one job",
+                            valid="several processes of one job share its images by themselves (--processes)",
+                            hint=f"--set slurm.stages=split --set slurm.shards={s.shards}")  # fmt: skip
+        return [("all", whole)]
+    parts = [("generate", (k, s.shards)) for k in range(s.shards)] if s.shards > 1 else []
+    return [("tune", whole), *parts, ("evaluate", whole)]
 
 
 def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
@@ -125,7 +144,7 @@ def choose_partition(settings: SlurmSettings, facts: ClusterFacts) -> Partition 
 
 
 def _need(job: Job, stage: str, s: SlurmSettings, partition: Partition | None) -> Need:
-    alone = stage == "evaluate"
+    alone = stage in ("generate", "evaluate")
     processes = 1 if alone else job.processes
     nodes = 1 if alone else s.nodes
     if processes % nodes or (nodes > 1 and s.pack > 1):
@@ -134,7 +153,7 @@ def _need(job: Job, stage: str, s: SlurmSettings, partition: Partition | None) -
     gpus = s.gpus if s.gpus >= 0 and not alone else 0 if job.device == "cpu" else processes
     if alone and s.gpus == 0:
         gpus = 0
-    needs_s, why = _seconds(job, stage, s.pack if gpus else 1)
+    needs_s, why = _seconds(job, stage, s.pack if gpus else 1, s.shards)
     time_min, signal_s, n, limited = _walltime(needs_s, s, partition)
     resources = Resources(
         stage=stage, nodes=nodes, tasks_per_node=processes // nodes if nodes > 1 else 1, gpus_per_node=gpus // nodes,
@@ -144,18 +163,21 @@ def _need(job: Job, stage: str, s: SlurmSettings, partition: Partition | None) -
     return Need(resources, f"{why}{limited}", needs_s / MARGIN)
 
 
-def _seconds(job: Job, stage: str, sharing: int) -> tuple[float, str]:
+def _seconds(job: Job, stage: str, sharing: int, shards: int) -> tuple[float, str]:
     """Wall-clock seconds that a stage may take, and how they come about.
 
     Args:
         sharing: runs that take turns on the same GPUs.
+        shards: parts that images are made in; the last stage is given the time to make them all, should none be there.
     """
     e = job.estimate or Estimate(job.hard_wall_s, "the hard limit", 0.0, "unknown")
     parts = [("set-up", SETUP_S, "")]
-    if stage != "evaluate":
+    if stage in ("tune", "all"):
         tuning_s = min(e.tuning_s * MARGIN, job.hard_wall_s)
         parts.append(("tuning", tuning_s * sharing, f" ({e.tuning_why}, margin {MARGIN:g})"))
-    if stage != "tune":
+    if stage == "generate":
+        parts.append((f"images, one part of {shards}", e.scoring_s * MARGIN * sharing / shards, f" ({e.scoring_why})"))
+    elif stage != "tune":
         parts.append(("images and scores", e.scoring_s * MARGIN * sharing, f" ({e.scoring_why})"))
     shared = f"; {sharing} runs share the GPU" if sharing > 1 else ""
     return sum(s for _, s, _ in parts), " + ".join(f"{s / 60:.0f} min {what}{why}" for what, s, why in parts) + shared

@@ -19,13 +19,25 @@ def write_tasks(submission: Path, tasks: Sequence[Sequence[Path]]) -> None:
     atomic.write_text(submission / TASKS, "".join(line + "\n" for line in lines))
 
 
-def setup_lines(submission: Path, user: Sequence[str]) -> list[str]:
+def setup_lines(submission: Path, user: Sequence[str], *, needed: bool = True) -> list[str]:
     """What runs before the job's body.
 
     submitit goes on when a line fails. Here a line that fails, or leaves, ends the job with its code, after a note
     ``jobs/<job id>.reason`` in each run folder of the task. Python's path is the submitter's, so that the job finds
     what the submitter found, from whatever folder the command was given.
+
+    Args:
+        needed: False for a job without run folders, which reports on the others: a line that fails is said there and
+            no more, as it failed the others too and that is what there is to report.
     """
+    path = shlex.quote(":".join(own_path()))
+    found = [
+        f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}",
+        # where sbatch was told to export nothing, srun would hand on nothing either
+        "export SLURM_EXPORT_ENV=ALL",
+    ]
+    if not needed:
+        return [*(_said(line) for line in user), *found]
     lines = [
         f"bench_tasks={shlex.quote(str(submission / TASKS))}",
         "bench_job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
@@ -45,12 +57,11 @@ def setup_lines(submission: Path, user: Sequence[str]) -> list[str]:
     for line in user:
         # each line by itself: 'set -e' would reach into the scripts that it sources
         lines += [f"bench_line={shlex.quote(line)}", "{", line, "} || bench_left $?"]
-    path = shlex.quote(":".join(own_path()))
-    return [
-        *lines, "trap - EXIT", f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}",
-        # where sbatch was told to export nothing, srun would hand on nothing either
-        "export SLURM_EXPORT_ENV=ALL",
-    ]  # fmt: skip
+    return [*lines, "trap - EXIT", *found]
+
+
+def _said(line: str) -> str:
+    return f"{{\n{line}\n}} || echo \"tunebench: set-up line failed (exit $?): \"{shlex.quote(line)} >&2"
 
 
 def own_path() -> list[str]:

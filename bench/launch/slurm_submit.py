@@ -49,7 +49,7 @@ def submit(array: Array, folder: Path, settings: SlurmSettings, facts: ClusterFa
 
     Args:
         folder: where batch script, pickles and logs go; not there yet.
-        after: the array whose task of the same place must have ended well first.
+        after: what it waits for, as sbatch's --dependency has it; empty: nothing.
 
     Returns:
         The job id of each task.
@@ -57,12 +57,15 @@ def submit(array: Array, folder: Path, settings: SlurmSettings, facts: ClusterFa
     Raises:
         UserError: Slurm refused it; nothing of it is left.
     """
-    more = {"dependency": f"aftercorr:{after}", "kill-on-invalid-dep": "yes"} if after else {}
+    more = {"dependency": after, "kill-on-invalid-dep": "yes"} if after else {}
     asked = parameters(array.resources, folder, settings, len(array.tasks), more)
     folder.mkdir(parents=True)
     write_tasks(folder, [[job.folder.resolve() for job in task] for task in array.tasks])
     stage = array.resources.stage
-    bodies = [RunTask([replace(job, folder=job.folder.resolve(), stage=stage) for job in task]) for task in array.tasks]
+    bodies = [
+        RunTask([replace(job, folder=job.folder.resolve(), stage=stage, shard=array.shard) for job in task])
+        for task in array.tasks
+    ]
     executor = SlurmExecutor(folder, max_num_timeout=array.resources.n_allocations + 10, python=settings.python or None)
     executor.update_parameters(**asked)
     try:
@@ -120,10 +123,11 @@ def parameters(r: Resources, folder: Path, s: SlurmSettings, n_tasks: int, more:
     for option in s.sbatch:
         if option in OURS:
             raise UserError(f"the #SBATCH option --{option} is set by this launcher", valid=_instead(option))
+    setup = setup_lines(folder, s.setup, needed=r.stage != "report")
     ours: dict[str, Any] = {
         "job_name": f"tunebench-{r.stage}", "time": r.time_min, "nodes": r.nodes, "ntasks_per_node": r.tasks_per_node,
         "cpus_per_task": r.cpus_per_task, "signal_delay_s": r.signal_s, "stderr_to_stdout": True, "wckey": None,
-        "array_parallelism": s.parallelism or n_tasks, "setup": setup_lines(folder, s.setup),
+        "array_parallelism": s.parallelism or n_tasks, "setup": setup,
         # Slurm 22.05 to 23.02 does not hand it on from the job to its steps
         "srun_args": [
             f"--cpus-per-task={r.cpus_per_task}", *(["--kill-on-bad-exit=1"] if r.nodes > 1 else []), *s.srun

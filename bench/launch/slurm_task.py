@@ -33,6 +33,7 @@ class RunTask:
         self.folders = [str(job.folder) for job in jobs]
         self.hard_wall_s = [job.hard_wall_s for job in jobs]
         self.stage = jobs[0].stage
+        self.shard = jobs[0].shard
         self._launcher: Local | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -47,7 +48,10 @@ class RunTask:
             _follow(place, Path(self.folders[0]), rank)
             return
         self._launcher = Local(LaunchOptions(jobs=len(self.folders)))
-        jobs = [Job(Path(f), s, stage=self.stage) for f, s in zip(self.folders, self.hard_wall_s, strict=True)]
+        jobs = [
+            Job(Path(f), s, stage=self.stage, shard=self.shard)
+            for f, s in zip(self.folders, self.hard_wall_s, strict=True)
+        ]
         try:
             outcomes = self._launcher.launch(jobs)
         finally:
@@ -97,15 +101,24 @@ def _follow(place: Path, folder: Path, rank: int) -> None:
     joined: meeting.Meeting | None = None
     while True:
         called = meeting.look(place)
-        if called is not None and called.port == 0:
+        if called is not None and called.over:
             return
         if called is not None and called != joined:
             joined = called
-            subprocess.run([
-                sys.executable, "-m", WORKER, str(folder), "--rank", str(rank), "--host", called.host, "--port",
-                str(called.port), "--local-rank", os.environ["SLURM_LOCALID"], "--parent", str(os.getpid()),
-            ], check=False)  # fmt: skip
+            _answer(called, place, folder, rank)
         time.sleep(POLL_S)
+
+
+def _answer(called: meeting.Meeting, place: Path, folder: Path, rank: int) -> None:
+    command = [sys.executable, "-m", WORKER, str(folder), "--parent", str(os.getpid()),
+               "--local-rank", os.environ["SLURM_LOCALID"]]  # fmt: skip
+    if called.port:
+        subprocess.run([*command, "--rank", str(rank), "--host", called.host, "--port", str(called.port)], check=False)
+        return
+    if rank < called.shards:
+        part = ["--stage", "evaluate", "--quiet", "--shard", f"{rank}/{called.shards}"]
+        subprocess.run([*command, *part], check=False)
+    meeting.note_over(place, called.token, rank)
 
 
 def _forget_half_written_pickles() -> None:

@@ -2,47 +2,93 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from bench.core.contract import Measured, Metric, Scene
 from bench.core.errors import UserError
 from bench.core.paired import cluster_mean_ci
-from bench.metrics.judges import judge, per_image
-from bench.metrics.layout import layout
+from bench.metrics.judges import clip_features, clip_model, judge
+from bench.metrics.layout import Layout, absent, layout
+from bench.metrics.panel import CLIP_VARIANTS, ClipVariant, absent_assets, stamp_of
 from rewards.clip import ClipReward
 
 
 class CLIPScore(Metric):
-    """100 * max(cos(image, prompt), 0), the mean over images; higher is better.
+    """scale * max(cos(image, prompt), 0), clamped for each image, the mean over images; higher is better.
 
-    Clamped for each image as in the paper, no "A photo depicts" before the prompt, and 100 instead of the paper's 2.5
-    as most papers print it. The model is part of the column's name: scores of two models share no scale.
+    The model and the scale are part of the column's name: scores of two models share no scale. In the tiny world the
+    model is tiny-clip and the scale 100; elsewhere three published ones are computed, each where its weights are here:
+    the paper's own (ViT-B/32, 2.5, "A photo depicts " before the prompt), ViT-L/14 x 100 and the bare cosine of H/14.
     """
 
     name = "clipscore"
     higher_is_better = True
     model: ClassVar[str] = "tiny-clip"
-    """A reward in cosine form."""
+    """A reward in cosine form, for the tiny world."""
+    variants: ClassVar[tuple[str, ...]] = tuple(CLIP_VARIANTS)
+
+    @classmethod
+    def depends(cls, scene: Scene) -> Any:
+        if scene.judging.world == "tiny":
+            return None
+        return {key: stamp_of(CLIP_VARIANTS[key].asset) for key in cls.variants}
 
     def score(self, scene: Scene) -> list[Measured]:
         at = layout(scene)
-        reward = judge(self.model, scene.device)
-        if not isinstance(reward, ClipReward) or reward.form != "cosine":
-            raise UserError(f"clipscore needs a CLIP reward in cosine form, {self.model!r} is not one")
-        values = 100 * np.maximum(per_image(scene.tuned, reward, at.prompts), 0)
-        mean = cluster_mean_ci(values, at.prompt_ids)
-        n_truncated = reward.n_truncated(at.prompts)
-        return [
-            Measured(
-                name=f"clipscore/{self.model}",
-                value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high,
-                higher_is_better=True, n=at.n, unit="100 * cosine",
-                per_image=tuple(map(float, values)),
-                passport={"weights": reward.weights_sha256, "captions": scene.suite.spec.prompt_hash, "n": at.n},
-                detail={"n_truncated_prompts": n_truncated},
-                family=reward.family, judge=self.model,
-                warnings=(f"{n_truncated} prompts are longer than the text tower reads",) if n_truncated else (),
-            )
-        ]  # fmt: skip
+        if scene.judging.world == "tiny":
+            reward = judge(self.model, scene.device)
+            if not isinstance(reward, ClipReward) or reward.form != "cosine":
+                raise UserError(f"clipscore needs a CLIP reward in cosine form, {self.model!r} is not one")
+            return [_measured(ClipVariant(f"clipscore/{self.model}", self.model, 100), reward, scene, at)]
+        measured = []
+        for variant in (CLIP_VARIANTS[key] for key in self.variants):
+            reason = absent_assets(variant.column, variant.asset)
+            if reason:
+                measured.append(absent(variant.column, reason))
+                continue
+            measured.append(_measured(variant, clip_model(variant.asset, variant.asset, scene.device), scene, at))
+        return measured
+
+
+class CLIPScoreB32(CLIPScore):
+    """CLIP score as its paper defines it: ViT-B/32, 2.5 max(cos, 0), "A photo depicts " before the prompt."""
+
+    name = "clipscore-b32"
+    variants = ("b32",)
+
+
+class CLIPScoreL14(CLIPScore):
+    """CLIP score of OpenAI's ViT-L/14, 100 max(cos, 0), as TreeReward prints it."""
+
+    name = "clipscore-l14"
+    variants = ("l14",)
+
+
+class CLIPScoreH14(CLIPScore):
+    """CLIP score of LAION's ViT-H/14, max(cos, 0), as DRTune prints it."""
+
+    name = "clipscore-h14"
+    variants = ("h14",)
+
+
+def _measured(variant: ClipVariant, reward: ClipReward, scene: Scene, at: Layout) -> Measured:
+    prompts = [variant.prefix + prompt for prompt in at.prompts]
+    with torch.no_grad():
+        cosine = reward.compare(torch.from_numpy(clip_features(scene.tuned, reward)), prompts).cpu().numpy()
+    values = variant.scale * np.maximum(cosine, 0)
+    mean = cluster_mean_ci(values, at.prompt_ids)
+    n_truncated = reward.n_truncated(prompts)
+    return Measured(
+        name=variant.column,
+        value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high,
+        higher_is_better=True, n=at.n, unit=f"{variant.scale:g} * cosine",
+        per_image=tuple(map(float, values)),
+        passport={"weights": reward.weights_sha256, "captions": scene.suite.spec.prompt_hash, "n": at.n,
+                  **({"prefix": variant.prefix} if variant.prefix else {})},
+        detail={"n_truncated_prompts": n_truncated},
+        family=reward.family, judge=variant.asset,
+        warnings=(f"{n_truncated} prompts are longer than the text tower reads",) if n_truncated else (),
+    )  # fmt: skip

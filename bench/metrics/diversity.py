@@ -2,48 +2,96 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bench.core.contract import Measured, Metric, Scene
 from bench.core.errors import UserError
 from bench.core.paired import cluster_mean_ci
+from bench.metrics.cache import cached
 from bench.metrics.judges import clip_features, judge
-from bench.metrics.layout import layout
+from bench.metrics.layout import Layout, absent, layout
+from bench.metrics.panel import DIVERSITY_CLIP, LPIPS_BACKBONE, LPIPS_HEADS, absent_assets, stamp_of
 from rewards.clip import ClipReward
 
 
 class Diversity(Metric):
-    """Mean pairwise 1 - cos of CLIP image features within a prompt, and Vendi score over all; higher is better."""
+    """Mean pairwise 1 - cos of CLIP image features within a prompt, LPIPS within a prompt (published world), and Vendi
+    score over all; higher is better."""
 
     name = "diversity"
     higher_is_better = True
     model: ClassVar[str] = "tiny-clip"
+    """For the tiny world."""
+
+    @classmethod
+    def depends(cls, scene: Scene) -> Any:
+        tiny = scene.judging.world == "tiny"
+        return None if tiny else [stamp_of(name) for name in (DIVERSITY_CLIP, LPIPS_HEADS, LPIPS_BACKBONE)]
 
     def score(self, scene: Scene) -> list[Measured]:
         at = layout(scene)
-        reward = judge(self.model, scene.device)
+        if scene.judging.world == "tiny":
+            return self._clip(scene, at, self.model)
+        reason = absent_assets("diversity under CLIP", DIVERSITY_CLIP)
+        names = (f"vendi/{DIVERSITY_CLIP}", f"diversity/{DIVERSITY_CLIP}")
+        clip = [absent(name, reason) for name in names] if reason else self._clip(scene, at, DIVERSITY_CLIP)
+        return [*clip, self._lpips(scene, at)]
+
+    def _clip(self, scene: Scene, at: Layout, model: str) -> list[Measured]:
+        reward = judge(model, scene.device)
         if not isinstance(reward, ClipReward):
-            raise UserError(f"diversity needs a CLIP reward, {self.model!r} is not one")
+            raise UserError(f"diversity needs a CLIP reward, {model!r} is not one")
         features = clip_features(scene.tuned, reward)
         passport = {"network": reward.network, "captions": scene.suite.spec.prompt_hash, "n": at.n}
         vendi = Measured(
-            name=f"vendi/{self.model}", value=vendi_score(features), higher_is_better=True, n=at.n,
+            name=f"vendi/{model}", value=vendi_score(features), higher_is_better=True, n=at.n,
             unit="effective number of images", passport=passport, family=reward.family,
             detail={"order_2": vendi_score(features, order=2)},
         )  # fmt: skip
-        name = f"diversity/{self.model}"
+        name = f"diversity/{model}"
         if len(scene.suite.spec.eval_seeds) < 2:
-            return [vendi, Measured(name=name, value=None, higher_is_better=True, n=0,
-                                    warnings=("one image a prompt: there are no pairs within a prompt",))]  # fmt: skip
-        distances = sibling_distances(features, at.prompt_ids)
-        mean = cluster_mean_ci(distances, at.prompt_ids)
-        return [vendi, Measured(
-            name=name, value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high, higher_is_better=True, n=at.n,
-            unit="1 - cosine", per_image=tuple(map(float, distances)), passport=passport, family=reward.family,
-        )]  # fmt: skip
+            return [vendi, absent(name, ONE_SEED)]
+        return [vendi, _column(name, sibling_distances(features, at.prompt_ids), "1 - cosine", passport, at,
+                               reward.family)]  # fmt: skip
+
+    def _lpips(self, scene: Scene, at: Layout) -> Measured:
+        name, n_seeds = "diversity/lpips-alex", len(scene.suite.spec.eval_seeds)
+        reason = absent_assets("diversity under LPIPS", LPIPS_HEADS, LPIPS_BACKBONE)
+        if n_seeds < 2 or reason:
+            return absent(name, ONE_SEED if n_seeds < 2 else str(reason))
+        from bench.metrics.lpips import load_lpips
+
+        network = load_lpips(scene.device)
+        def compute() -> NDArray[np.float32]:
+            with torch.no_grad():
+                # images of one prompt stand together
+                groups = (batch.to(scene.device).float() / 255 for batch in scene.tuned.batches(n_seeds))
+                made = [network.siblings(group) for group in groups]
+            return torch.cat(made).cpu().numpy()
+
+        key = {"content": scene.tuned.folder.content_hash, "network": f"lpips-{network.sha256}", "n_seeds": n_seeds}
+        distances = cached(scene.cache_dir / "features", key, compute).astype(np.float64)
+        height, width = next(iter(scene.tuned.batches(1))).shape[-2:]
+        passport = {"network": f"LPIPS v0.1, AlexNet, {network.sha256[:16]}", "resolution": f"{width}x{height}",
+                    "captions": scene.suite.spec.prompt_hash, "n": at.n}  # fmt: skip
+        return _column(name, distances, "LPIPS", passport, at, "lpips")
+
+
+ONE_SEED = "one image a prompt: there are no pairs within a prompt"
+
+
+def _column(
+    name: str, values: NDArray[np.float64], unit: str, passport: dict[str, Any], at: Layout, family: str
+) -> Measured:
+    mean = cluster_mean_ci(values, at.prompt_ids)
+    return Measured(
+        name=name, value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high, higher_is_better=True, n=at.n,
+        unit=unit, per_image=tuple(map(float, values)), passport=passport, family=family,
+    )  # fmt: skip
 
 
 def sibling_distances(features: NDArray[np.float32], prompt_ids: tuple[str, ...]) -> NDArray[np.float64]:

@@ -21,6 +21,18 @@ def judge(name: str, device: str) -> Reward:
     return load_reward(name, device)
 
 
+@functools.lru_cache(maxsize=4)
+def clip_model(asset: str, family: str, device: str) -> ClipReward:
+    """A published CLIP model by the name of its weights, in cosine form, loaded once a process.
+
+    Raises:
+        UserError: not on this machine, or not whole.
+    """
+    from bench.assets import need
+
+    return ClipReward(need(asset), asset, "cosine", family=family, device=device)
+
+
 def clip_features(images: Images, reward: ClipReward) -> NDArray[np.float32]:
     """(N, D) image features of length 1 of a CLIP reward, cached under its weights and preprocessing."""
     return images.features(reward.tower, reward.image_features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.core.contract import ImageFolder, Scene
+from bench.core.contract import ImageFolder, Measured, Scene
 from bench.core.errors import UserError
 from bench.metrics.images import MissingImages
 
@@ -43,6 +43,11 @@ def layout(scene: Scene) -> Layout:
 def is_base(scene: Scene) -> bool:
     """Whether the scored images are the base model's own."""
     return scene.tuned is scene.base
+
+
+def absent(name: str, reason: str, *, judge: str = "", higher_is_better: bool = True) -> Measured:
+    """The column of something that this machine lacks: the record says so instead of being silent."""
+    return Measured(name=name, value=None, higher_is_better=higher_is_better, n=0, judge=judge, warnings=(reason,))
 
 
 def _check(folder: ImageFolder, scene: Scene) -> None:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
+from bench.assets import needed
 from bench.core.contract import Measured, Metric, Reward, Scene
 from bench.core.paired import cluster_mean_ci, mean_difference, win_rate
 from bench.metrics.judges import judge, per_image, per_part
-from bench.metrics.layout import Layout, is_base, layout
+from bench.metrics.layout import Layout, absent, is_base, layout
+from bench.metrics.panel import PROPERTIES, absent_judge, judges_of, stamp_of
 from rewards.expression import terms
-
-PREFERENCE_JUDGES = ("tiny-pick", "tiny-judge", "tiny-clip")
-"""Asked in every run beside the reward tuned for and its terms: over-optimisation shows in those not trained on."""
-
-PROPERTIES = ("symmetry", "compressibility")
-"""Measured in every run, but nobody's preference: a win rate under them says nothing unless a run tuned for them."""
 
 
 class Rewards(Metric):
@@ -25,19 +22,30 @@ class Rewards(Metric):
     higher_is_better = True
     when = "curve"
 
+    @classmethod
+    def depends(cls, scene: Scene) -> Any:
+        names = judges_of(scene.judging)
+        return {name: [stamp_of(asset.name) for asset in needed(rewards=[name])] for name in names}
+
     def score(self, scene: Scene) -> list[Measured]:
         at = layout(scene)
         trained = terms(scene.trained_reward)
         measured = []
         tuned_for = (trained.canonical, *trained.names)
         told = set[str]()
-        for name in dict.fromkeys((*tuned_for, *PREFERENCE_JUDGES, *PROPERTIES)):
+        preference = judges_of(scene.judging)
+        for name in dict.fromkeys((*tuned_for, *preference, *PROPERTIES)):
+            reason = None if name in tuned_for else absent_judge(name)
+            if reason:
+                columns = [f"reward/{name}", *([] if is_base(scene) else [f"winrate/{name}"])]
+                measured += [absent(column, reason, judge=name) for column in columns]
+                continue
             reward = judge(name, scene.device)
             if reward.name in told:  # an argument that is the default, as in compressibility(quality=10)
                 continue
             told.add(reward.name)
             measured.append(_mean(name, reward, scene, at))
-            if not is_base(scene) and (name in tuned_for or name in PREFERENCE_JUDGES):
+            if not is_base(scene) and (name in tuned_for or name in preference):
                 measured.append(_win_rate(name, reward, scene, at))
         for name, reward in scene.own_rewards.items():
             measured.append(_mean(name, reward, scene, at))

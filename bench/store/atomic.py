@@ -90,18 +90,40 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         UserError: full disk, missing permission.
     """
+    with _whole(path, data) as made:
+        os.replace(made, path)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """``write_bytes`` where there is no such file; one that is there stays, whoever put it there and when."""
+    with _whole(path, data) as made:
+        try:
+            os.link(made, path)
+        except FileExistsError:
+            pass
+        except OSError as err:
+            if err.errno in _GONE:
+                raise
+            # a file system without hard links
+            if not path.exists():
+                os.replace(made, path)
+
+
+@contextmanager
+def _whole(path: Path, data: bytes) -> Iterator[Path]:
+    """A flushed file with ``data`` under a temporary name beside ``path``, removed after the block if still there."""
     with disk_errors(path), _place(path) as place:
         fd, name = tempfile.mkstemp(prefix=TEMPORARY, dir=place)
+        made = Path(name)
         try:
             with os.fdopen(fd, "wb") as f:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
-            Path(name).chmod(0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            made.chmod(0o644)
+            yield made
+        finally:
+            made.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,7 +25,7 @@ class SubmittedJob:
     cluster: str = ""
     """Slurm's ClusterName."""
     stage: str = "all"
-    """``tune`` · ``evaluate`` · ``all``"""
+    """``tune`` · ``generate`` · ``evaluate`` · ``all``"""
     log: str = ""
     """Where the launcher keeps what the job prints before the worker starts; empty where it keeps nothing."""
 
@@ -51,7 +52,7 @@ def read_jobs(run: Path) -> list[SubmittedJob]:
         SubmittedJob(**{key: value for key, value in atomic.read_json(path).items() if key in known})
         for path in (run / "jobs").glob("*.json")
     ]
-    return sorted(found, key=lambda job: (job.submitted, job.job_id))
+    return sorted(found, key=lambda job: (job.submitted, [int(part) for part in re.findall(r"\d+", job.job_id)]))
 
 
 def own_job(env: Mapping[str, str] = os.environ) -> str | None:

@@ -1,25 +1,30 @@
 """Set union of run folders by run id: ``bench merge``. A run is taken whole or not at all, and nothing is overwritten.
 
 Two folders are the same run when their records agree; then the target's stays. With two contents under one id both stay
-where they are and the difference is named: a person decides.
+where they are and the difference is named: a person decides. Votes of people may come to a run at any time and in many
+places: copies that differ in nothing else are one run, and their votes are joined.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.core.errors import UserError
 from bench.core.identity import canonical_json, file_sha256
+from bench.core.record import HUMAN_METRICS
 from bench.store import atomic
 from bench.store.lock import exclusive
 from bench.store.runs import RunFolder
 
-Outcome = Literal["added", "same", "conflict", "refused", "unfinished"]
+Outcome = Literal["added", "same", "votes", "conflict", "refused", "unfinished"]
+
+JoinVotes = Callable[[Path, Path], tuple[Sequence[str], Sequence[str]]]
+"""Adds the votes in one copy of a run to another: the raters that are new there, and what was not taken and why."""
 
 _MAKING = ".merge"
 """Under the target: runs on their way in, too shallow to be taken for a run folder by any reader."""
@@ -40,11 +45,14 @@ class Merged:
     reason: str = ""
 
 
-def merge(sources: Sequence[Path], into: Path) -> list[Merged]:
+def merge(sources: Sequence[Path], into: Path, join_votes: JoinVotes | None = None) -> list[Merged]:
     """Adds every finished run under ``sources`` to the runs folder ``into``.
 
     A run folder appears by one rename, images and scores in it, so that a kill leaves it whole or absent; the same
     command again goes on. Sources are only read.
+
+    Args:
+        join_votes: what to do where copies of a run differ in their human studies alone; without, that is a conflict.
 
     Returns:
         One entry for each run folder found, in order of source and path.
@@ -63,7 +71,7 @@ def merge(sources: Sequence[Path], into: Path) -> list[Merged]:
         found = []
         for source in sources:
             for path in _run_paths(source):
-                result = _merge_one(path, source, into, have)
+                result = _merge_one(path, source, into, have, join_votes)
                 if result.outcome == "added":
                     have[path.name] = Path(result.target)
                 found.append(result)
@@ -77,7 +85,9 @@ def _run_paths(runs: Path) -> Iterator[Path]:
     yield from sorted(path for path in found if not path.name.startswith(atomic.TEMPORARY))
 
 
-def _merge_one(path: Path, source: Path, into: Path, have: dict[str, Path]) -> Merged:
+def _merge_one(
+    path: Path, source: Path, into: Path, have: dict[str, Path], join_votes: JoinVotes | None
+) -> Merged:
     target = have.get(path.name, into / path.relative_to(source))
 
     def outcome(kind: Outcome, reason: str = "") -> Merged:
@@ -97,9 +107,18 @@ def _merge_one(path: Path, source: Path, into: Path, have: dict[str, Path]) -> M
         _copy(path, files, into / _MAKING / path.name, target)
         return outcome("added")
     try:
-        differs = _differences(record, _facts(target))
+        mine = _facts(target)
+        differs = _differences(record, mine)
     except (UserError, OSError) as err:
         return outcome("conflict", f"the target's own copy cannot be read: {err}")
+    if differs and join_votes is not None and not _differences(_without_studies(record), _without_studies(mine)):
+        try:
+            raters, refused = join_votes(path, target)
+        except (UserError, OSError) as err:
+            return outcome("conflict", err.problem if isinstance(err, UserError) else str(err))
+        if refused:
+            return outcome("conflict", "; ".join(refused))
+        return outcome("votes", f"votes of {len(raters)} more raters") if raters else outcome("same")
     if differs:
         shown = ", ".join(differs[:6]) + (f" and {len(differs) - 6} more" if len(differs) > 6 else "")
         return outcome("conflict", f"same id, other content: {shown}; both stay where they are")
@@ -113,6 +132,15 @@ def _facts(path: Path) -> dict[str, Any]:
     if facts["run_id"] != path.name:
         raise UserError(f"{path} holds the record of run {facts['run_id']}")
     return facts
+
+
+def _without_studies(record: dict[str, Any]) -> dict[str, Any]:
+    """All that people's votes do not change."""
+    return {
+        **record, "studies": [],
+        "metrics": [m for m in record["metrics"] if m["name"].partition("/")[0] not in HUMAN_METRICS],
+        "artifacts": [a for a in record["artifacts"] if not a["path"].startswith("studies/")],
+    }  # fmt: skip
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], at: str = "") -> list[str]:

@@ -77,7 +77,9 @@ class State:
     reason: str = ""
     hint: str = ""
     job_id: str = ""
-    """Of the job that waits or runs for it now."""
+    """Of the job that waits or runs for it now; of several the foremost."""
+    job_ids: tuple[str, ...] = ()
+    """Of all that wait or run for it."""
 
 
 def read_facts(folder: RunFolder) -> Facts:
@@ -117,7 +119,8 @@ def derive(facts: Facts, jobs: Mapping[str, ClusterJob], *, asked: bool) -> Stat
     known = [jobs[job_id] for job_id in facts.job_ids if job_id in jobs]
     active = [job for job in known if job.state in WAITING | RUNNING]
     if active:
-        return replace(_with_cluster(facts, active[-1]), job_id=active[-1].job_id)
+        first = _foremost(facts, active)
+        return replace(_with_cluster(facts, first), job_id=first.job_id, job_ids=tuple(job.job_id for job in active))
     if facts.holder is None:
         return _never_started(facts, known, asked=asked)
     if facts.ended is not None:
@@ -136,6 +139,15 @@ def derive(facts: Facts, jobs: Mapping[str, ClusterJob], *, asked: bool) -> Stat
     return State("lost", f"{since} from {facts.holder['host']}{job}", f"{CONTINUE}; bench logs {facts.folder.name}")
 
 
+def _foremost(facts: Facts, active: list[ClusterJob]) -> ClusterJob:
+    """What a run with stages in several jobs stands at: one that runs, else one that waits for nothing but its turn."""
+    held = facts.holder.get("job_id") if facts.holder is not None else None
+    running = [job for job in active if job.state in RUNNING]
+    own = [job for job in running or active if job.job_id == held]
+    ready = [job for job in active if job.reason != "Dependency"]
+    return (own or running[-1:] or ready or active)[0]
+
+
 def _with_cluster(facts: Facts, job: ClusterJob) -> State:
     """Of a run whose job waits or runs."""
     its_own = facts.holder is not None and facts.holder.get("job_id") == job.job_id
@@ -145,7 +157,8 @@ def _with_cluster(facts: Facts, job: ClusterJob) -> State:
         return State("requeued" if its_own else "queued", why, f"bench cancel {facts.folder.name}" if never else "")
     where = f"job {job.job_id} on {job.nodes}" if job.nodes else f"job {job.job_id}"
     if not its_own:
-        return State("starting", where)
+        stages = [j.stage for j in facts.jobs if j.job_id == job.job_id]
+        return State("running", f"{where}, makes images") if stages == ["generate"] else State("starting", where)
     if facts.ended is None and facts.silent_s > SILENT_S:
         return State("running", f"{where}, no sign of life for {duration(facts.silent_s)}",
                      f"bench logs {facts.folder.name}")  # fmt: skip
@@ -154,7 +167,8 @@ def _with_cluster(facts: Facts, job: ClusterJob) -> State:
 
 def _never_started(facts: Facts, known: list[ClusterJob], *, asked: bool) -> State:
     if known:
-        return _job_over(facts, known[-1])
+        # of a run with stages in several jobs the first one failed and Slurm took back those that waited for it
+        return _job_over(facts, ([job for job in known if job.state != "CANCELLED"] or known)[-1])
     if not facts.jobs:
         return State("to do", "", "the same bench run command starts it")
     job = facts.jobs[-1]

@@ -23,7 +23,7 @@ from bench.metrics.images import read_folder
 from bench.store import atomic
 from bench.store.lock import exclusive
 from bench.store.runs import RunFolder, find_run
-from bench.study.ballot import Ballot, export, read_ballot
+from bench.study.ballot import Ballot, Refused, Vote, ballot, check_rater, export, read_ballot
 from bench.study.database import NAME, Votes
 from bench.study.form import ATTENTION_RULE, BASE
 from bench.study.tally import Attention, Meeting, Place, Tally, comparisons, tally
@@ -77,14 +77,19 @@ def import_votes(folder: Path, files: Sequence[Path], runs: Path | None = None) 
     study, key = open_study(folder)
     with exclusive(folder / "lock", f"study {study['id']}", wait_s=LOCK_WAIT_S):
         kept = {b.rater: b for b in (read_ballot(study, p) for p in sorted((folder / "votes").glob("*.json")))}
-        taken, known, refused = _take(study, kept, _offered(study, folder, files))
+        folders = [find_run(runs or Path(key["runs"]), name) for name in _run_names(key)]
+        for run in folders:
+            take(study, kept, ballots_in(run.root, study))  # that ``bench merge`` brought from elsewhere
+        taken, known, refused = take(study, kept, _offered(study, folder, files))
         for rater in taken:
             atomic.write_json(folder / "votes" / f"{rater}.json", export(study, rater, kept[rater].votes))
         if not kept:
             raise UserError("; ".join(refused) or "there are no votes to import",
                             valid="files that the page saved, or votes that came through the server")  # fmt: skip
         found = tally(study, key, list(kept.values()))
-        where = [_write(study, key, kept, found, name, runs or Path(key["runs"])) for name in _run_names(key)]
+        for run in folders:
+            write_figures(study, key, kept, found, run)
+        where = [run.root for run in folders]
     return Imported(found, tuple(taken), tuple(known), tuple(refused), tuple(where))
 
 
@@ -99,7 +104,24 @@ def _offered(study: Mapping[str, Any], folder: Path, files: Sequence[Path]) -> I
         yield from Votes(folder, study).ballots()
 
 
-def _take(
+def ballots_in(run: Path, study: Mapping[str, Any]) -> Iterator[Ballot]:
+    """What raters said in a study, from a run folder; nothing where it holds none.
+
+    Raises:
+        UserError: a vote that the study did not ask for.
+    """
+    path = run / "studies" / study["id"] / "votes.jsonl"
+    by_rater: dict[str, list[Vote]] = {}
+    for row in atomic.read_jsonl(path) if path.is_file() else ():
+        by_rater.setdefault(row["rater"], []).append(Vote(row["trial"], row["revision"], row["answers"], row["ms"]))
+    for rater in sorted(by_rater):
+        try:
+            yield ballot(study, check_rater(rater), by_rater[rater], f"{run.name}/{path.relative_to(run)}")
+        except Refused as err:
+            raise UserError(f"{path}: {err}") from err
+
+
+def take(
     study: Mapping[str, Any], kept: dict[str, Ballot], offered: Iterable[Ballot | str]
 ) -> tuple[list[str], list[str], list[str]]:
     """Adds to ``kept`` what is new. A rater's later file replaces an earlier one only where it holds all of it: each
@@ -140,11 +162,11 @@ def _run_names(key: Mapping[str, Any]) -> list[str]:
     return [c["name"] for c in key["contestants"] if c["name"] != BASE]
 
 
-def _write(
-    study: Mapping[str, Any], key: Mapping[str, Any], kept: Mapping[str, Ballot], found: Tally, name: str, runs: Path
-) -> Path:
+def write_figures(
+    study: Mapping[str, Any], key: Mapping[str, Any], kept: Mapping[str, Ballot], found: Tally, folder: RunFolder
+) -> None:
     """Raw votes, study, key and figures into one run; files that would not change are left alone."""
-    folder = find_run(runs, name)
+    name = folder.root.name
     with exclusive(folder.lock_path, f"run {name}", wait_s=LOCK_WAIT_S):
         old = folder.read_record()
         _check_images(key, folder, old)
@@ -167,7 +189,6 @@ def _write(
         record = _with_study(old, entry, list(_entries(study, key, found, name, old)))
         if record != old:
             atomic.write_json(folder.record_path, record.model_dump(mode="json", by_alias=True))
-    return folder.root
 
 
 def _keep(path: Path, lines: Sequence[str]) -> None:

@@ -57,6 +57,8 @@ def test_an_image_decoded_in_tiles_is_one_image():
     assert spent["flops"] > whole.take()["flops"]  # tiles overlap
 
 
+# torch's compiler looks at .grad of what is no leaf, and says so
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_compiling_is_off_the_clock_and_the_gradient_stays():
     """The compiler here only sleeps, once for each graph: a second update finds them all made."""
     slept = []

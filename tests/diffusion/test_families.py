@@ -7,9 +7,11 @@ import shutil
 import pytest
 import torch
 
+from bench.core import registry
 from bench.core.errors import UserError
 from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion import adapters
+from bench.diffusion.check import check_tuner
 from bench.diffusion.families import FAMILIES
 from bench.diffusion.generate import generate, image_seed
 from bench.diffusion.meters import Meters, Tally
@@ -227,3 +229,14 @@ def test_half_precision_leaves_the_gradients_direction(base):
     a, b = grads.values()
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) >= 0.99
     assert not torch.equal(a, b)
+
+
+# -- tuners
+
+
+@pytest.mark.parametrize(("name", "base"), [("drtune", "sdxl"), ("hgdpo", "sd3")])
+def test_tuners_keep_their_promises_on_other_bases(name, base):
+    """One that goes through the sampler and one that trains on the forward process; by hand, all presets on both."""
+    results = check_tuner(registry.load("tuners", name), base=base)
+    assert {r.name: r.detail for r in results if not r.ok} == {}
+    assert len(results) == 12

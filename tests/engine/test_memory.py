@@ -11,7 +11,6 @@ from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion.generate import generate
 from bench.diffusion.meters import denoiser_rows
 from bench.diffusion.random_tiny import random_pipeline
-
 from tests.engine.conftest import World
 
 NEEDED = "CUDA out of memory. Tried to allocate 20.00 GiB."

@@ -58,7 +58,7 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(
     new_world: NewWorld, tuner: str, settings: list[str]
 ) -> None:
     one, two = new_world(), new_world()
-    args = [word for pair in settings for word in ("--set", pair)]
+    args = ["--budget", "steps=4", *(word for pair in settings for word in ("--set", pair))]
     for world, n in ((one, "1"), (two, "2")):
         done = world.run("--processes", n, *args, tuner=tuner)
         assert done.returncode == 0, done.stderr
@@ -87,7 +87,7 @@ def test_gradients_that_nobody_sums_fail_that_test(new_world: NewWorld) -> None:
 
 def test_a_killed_process_ends_the_others_and_the_run_continues(new_world: NewWorld) -> None:
     world, whole = new_world(), new_world()
-    args, tuner = ("--processes", "2"), "micro-unhurried"
+    args, tuner = ("--processes", "2", "--budget", "denoiser_u=360"), "micro-unhurried"
     command = world.start(*args, tuner=tuner)
     wait_for(lambda: list(world.runs.glob("*/*/*/checkpoints/*/meta.json")))
     (follower,) = followers(world)

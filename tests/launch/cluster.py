@@ -129,10 +129,10 @@ class Cluster:
         """Signals one of our daemons; SIGKILL of ``slurmd-n1`` is a node failure whose jobs run on."""
         os.kill(self.daemon(name).pid, sign)
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *options: str) -> None:
         """Starts ``slurmctld`` or ``slurmd-n1`` again."""
         command = ["slurmctld", "-D"] if name == "slurmctld" else self._slurmd(name.removeprefix("slurmd-"))
-        self._start(name, command)
+        self._start(name, [*command, *options])
 
     def idle_nodes(self) -> int:
         lines = self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False, timeout_s=20.0)

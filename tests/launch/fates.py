@@ -42,6 +42,18 @@ class OnCluster:
         assert done.returncode == 0, done.stderr
         return done.stderr
 
+    def start(self, *args: str, tuner: str = TUNER) -> subprocess.Popen[str]:
+        """``submit`` in the background."""
+        words = self.world.command("--launcher", "slurm", *QUICK, *args, tuner=tuner)
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=self.env)
+
+    def is_over(self, *args: str, tuner: str = TUNER) -> None:
+        """The same command again finds every run done, and no job is left."""
+        said = self.submit(*args, tuner=tuner)
+        assert said.count("already done: ") == len(self.folders(tuner)), said
+        assert "submitted" not in said
+        assert not self.cluster.active()
+
     def folders(self, tuner: str = TUNER) -> list[Path]:
         """Run folders in the order of their seeds."""
         found = (self.world.runs / "micro-sample@1" / tuner).iterdir()

@@ -66,12 +66,3 @@ def test_an_unpacked_slurm_runs_jobs_too(tmp_path: Path, monkeypatch: pytest.Mon
         cluster.wait_idle()
     assert (tmp_path / "out").read_text() == "hello\n"
 
-
-@pytest.mark.slow
-def test_with_accounting_sacct_answers(tmp_path: Path) -> None:
-    try:
-        with Cluster.up(accounting=True) as cluster:
-            job = submit(cluster, "exit 3", tmp_path)
-            cluster.wait(lambda: "FAILED" in cluster.run("sacct", "-n", "-X", "-P", "-o", "State", "-j", job))
-    except NoSlurm as err:
-        without_slurm(err)

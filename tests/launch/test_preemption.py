@@ -7,10 +7,12 @@ from tests.engine.test_runs import answers
 from tests.launch.cluster import Cluster
 from tests.launch.fates import TUNER, OnCluster, check_accounts, record
 
+SHORT = ("--budget", "denoiser_u=360")
+
 
 def test_preempted_without_a_word_and_requeued_it_ends_as_if_nothing_had_been(slurm: Cluster, world: World) -> None:
     on = OnCluster(world, slurm)
-    on.submit()
+    on.submit(*SHORT)
     (folder,) = on.folders()
     on.wait_checkpoint(folder, 1)
     assert on.states()[folder.name]["state"] == "running"
@@ -19,11 +21,11 @@ def test_preempted_without_a_word_and_requeued_it_ends_as_if_nothing_had_been(sl
     assert state["state"] in ("requeued", "running")
     assert state["job_id"] == on.job(folder)
     plain = World(world.model, world.runs.parent / "plain")
-    assert plain.run(tuner=TUNER).returncode == 0
+    assert plain.run(*SHORT, tuner=TUNER).returncode == 0
     slurm.wait_idle(400)
     found = record(folder)
     assert answers(found) == answers(plain.record(TUNER))
-    check_accounts(found)
+    check_accounts(found, 360)
     assert len(found["attempts"]) == 2
     assert found["attempts"][0]["exit"] in ("interrupted", "killed")
     assert {a["job_id"] for a in found["attempts"]} == {on.job(folder)}

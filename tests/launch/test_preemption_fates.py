@@ -74,6 +74,7 @@ def test_four_fates_of_one_array(slurm: Cluster, world: World, plain: World) -> 
         assert len(record(folder)["attempts"]) >= (1 if folder is first else 2)
     assert record(killed)["attempts"][0]["exit"] == "killed"
     assert {row["state"] for row in on.states().values()} == {"done"}
+    on.is_over("--seeds", str(SEEDS))
 
 
 def test_preempted_twice_in_one_run(slurm: Cluster, world: World, plain: World) -> None:
@@ -86,6 +87,7 @@ def test_preempted_twice_in_one_run(slurm: Cluster, world: World, plain: World) 
     slurm.wait_idle(500)
     same_as(plain, folder)
     assert len(record(folder)["attempts"]) == 3
+    on.is_over()
 
 
 def test_with_grace_the_signal_keeps_a_checkpoint_and_nothing_is_lost(
@@ -101,6 +103,7 @@ def test_with_grace_the_signal_keeps_a_checkpoint_and_nothing_is_lost(
     found = record(folder)
     assert [a["exit"] for a in found["attempts"]] == ["requeue", "done"]
     assert not any(found["ledger"]["lost"].values())
+    on.is_over("--set", "slurm.time_min=60")
 
 
 def test_a_time_limit_is_one_interruption_more(slurm: Cluster, world: World) -> None:
@@ -117,6 +120,7 @@ def test_a_time_limit_is_one_interruption_more(slurm: Cluster, world: World) -> 
     assert found["status"] == "done"
     assert len(found["attempts"]) >= 2
     assert [row[0] for row in found["curve"]["rows"]] == list(range(1, 161))
+    on.is_over(*args, tuner="micro-slow")
 
 
 def test_a_node_that_slurm_gave_up_lives_on(slurm: Cluster, world: World) -> None:
@@ -147,11 +151,14 @@ def test_a_node_that_slurm_gave_up_lives_on(slurm: Cluster, world: World) -> Non
     check_accounts(found, 4000)
     assert [a["number"] for a in found["attempts"]] == [1, 2]
     assert found["attempts"][0]["exit"].startswith("stopped: run")
+    on.is_over("--budget", "denoiser_u=4000")
 
 
 def test_the_controller_goes_and_comes_back(slurm: Cluster, world: World, plain: World) -> None:
+    """The job runs on, the command that waits for it goes on waiting, and status says what the folders know."""
     on = OnCluster(world, slurm)
-    on.submit()
+    waiting = on.start("--wait")
+    slurm.wait(lambda: any(world.runs.glob(f"micro-sample@1/{TUNER}/*/jobs/*.json")), 200)
     (folder,) = on.folders()
     on.wait_checkpoint(folder, 1)
     slurm.signal("slurmctld", signal.SIGTERM)
@@ -161,22 +168,28 @@ def test_the_controller_goes_and_comes_back(slurm: Cluster, world: World, plain:
     assert "running" in shown.stdout
     slurm.start("slurmctld")
     slurm.wait(lambda: "UP" in slurm.run("scontrol", "ping", check=False), 30)
-    slurm.wait_idle(500)
+    _, said = waiting.communicate(timeout=500)
+    assert waiting.returncode == 0, said
+    slurm.wait_idle(60)
     same_as(plain, folder)
     assert len(record(folder)["attempts"]) == 1
+    on.is_over()
 
 
 def test_a_run_that_raises_or_leaves_is_a_row_and_takes_no_other_with_it(slurm: Cluster, world: World) -> None:
     on = OnCluster(world, slurm)
-    tuners = "micro-failing,micro-exiting,micro-slow"
-    on.submit("--budget", "steps=100", tuner=tuners)
+    tuners = "micro-failing,micro-exiting,micro-unpicklable,micro-slow"
+    args = ("--budget", "steps=100", "--set", "units=14")
+    on.submit(*args, tuner=tuners)
     slurm.wait_idle(500)
     reasons = {t: record(*on.folders(t))["reason"] for t in tuners.split(",")}
     assert reasons["micro-failing"] == "RuntimeError: out of ideas"
     assert reasons["micro-exiting"] == "the worker left with exit code 7"
+    assert "pickle" in reasons["micro-unpicklable"]
     assert reasons["micro-slow"] == "done"
-    again = on.submit("--budget", "steps=100", tuner=tuners)
-    assert again.count("--retry-failed") == 2
+    again = on.submit(*args, tuner=tuners)
+    assert again.count("--retry-failed") == 3
+    assert again.count("already done: ") == 1
     assert not slurm.active()
 
 
@@ -193,3 +206,4 @@ def test_a_folder_that_is_removed_while_its_job_waits(slurm: Cluster, world: Wor
     on.submit()
     slurm.wait_idle(400)
     assert record(folder)["status"] == "done"
+    on.is_over()

@@ -18,7 +18,8 @@ SITE = Path(__file__).parent / "site"
 
 def run(world: World, cluster: Cluster, *args: str) -> dict[str, Any]:
     """The record of drtune on the quartet suite."""
-    command = ["quartet" if word == "micro" else word for word in world.command(*args, "--budget", "steps=3")]
+    words = world.command(*args, "--budget", "steps=2", "--fractions", "0,1")
+    command = ["quartet" if word == "micro" else word for word in words]
     path = os.pathsep.join((str(SITE), world.env["PYTHONPATH"]))
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300,
                           env={**cluster.env, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})  # fmt: skip
@@ -38,6 +39,10 @@ def test_two_nodes_with_two_tasks_each_are_one_process(
                "--set", "slurm.cpus=1", "--set", "slurm.setup=echo node $SLURM_JOB_NODELIST")  # fmt: skip
     assert "node n[1-2]" in next(world.runs.glob(".slurm/*/000/*_0_log.out")).read_text()
     assert four["provenance"]["world_size"] == 4
+    # the images too: three batches for the first three of the four processes
+    log = (four["folder"] / "attempts/001/log.txt").read_text("utf-8")
+    assert "generate f100, part 1 of 3: 32/32" in log
+    assert "generate f100:" not in log, "another process did not make its part"
     spent = [{k: v for k, v in r["ledger"]["spent"].items() if k != "device_s"} for r in (one, four)]
     assert spent[0] == spent[1]
     adapters = [load_file(r["folder"] / "snapshots/f100/adapter/pytorch_lora_weights.safetensors") for r in (one, four)]

@@ -21,9 +21,10 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from bench.core.contract import Scene
 from bench.core.errors import UserError
-from bench.metrics import fid
+from bench.metrics import distances, inception
 from bench.metrics.cache import stored
-from bench.metrics.fid import FID, KID, Extractor, FIDClean
+from bench.metrics.extractors import Extractor
+from bench.metrics.fid import FID, KID, FIDClean
 from bench.metrics.frechet import cluster_draws, frechet_distance, kernel_distance
 from bench.metrics.protocols import PROTOCOLS, SIDE
 from bench.tiny.reference import reference_images
@@ -214,8 +215,8 @@ def fake_world(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("bench.tiny.reference")
     module.reference_images = reference_images  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bench.tiny.reference", module)
-    monkeypatch.setattr(fid, "N_REFERENCE", 24)
-    monkeypatch.setattr(fid.inception, "load_inception", lambda device: FakeInception())
+    monkeypatch.setattr(distances, "N_REFERENCE", 24)
+    monkeypatch.setattr(inception, "load_inception", lambda device: FakeInception())
 
 
 @pytest.mark.usefixtures("fake_world")
@@ -275,12 +276,12 @@ def test_the_reference_is_computed_once(make_scene: Callable[..., Scene], monkey
 def test_full_editions_take_a_folder_or_drift_alone(
     make_scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv(fid.REFERENCE_VARIABLE, raising=False)
+    monkeypatch.delenv(distances.REFERENCE_VARIABLE, raising=False)
     scene = make_scene(suite=make_suite(edition="full"))
     assert [m.name for m in FID().score(scene)] == ["fid-to-base"]
     photographs = tmp_path / "photographs"
     (photographs / "val").mkdir(parents=True)
-    monkeypatch.setenv(fid.REFERENCE_VARIABLE, str(photographs))
+    monkeypatch.setenv(distances.REFERENCE_VARIABLE, str(photographs))
     with pytest.raises(UserError, match="no pictures"):
         FID().score(scene)
     for i in range(3):
@@ -290,16 +291,16 @@ def test_full_editions_take_a_folder_or_drift_alone(
     assert measured[0].passport["reference_name"] == "photographs"
     assert measured[0].passport["n_reference"] == 3
     (photographs / "val" / "3.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"3\.jpg is no readable picture"):
+    with pytest.raises(UserError, match=r"1 of 4 pictures cannot be decoded: .*3\.jpg"):
         FID().score(scene)
 
 
 def test_the_shipped_reference_is_of_todays_renders() -> None:
-    """Fails when the renderer has changed: make the file anew as ``fid.SHIPPED`` says."""
-    assert list(fid.SHIPPED.glob("*.npz"))
-    pictures = np.stack(list(reference_images(fid.N_REFERENCE, fid.REFERENCE_SEED)))
-    name = f"inception-{fid.inception.SHA256[:16]}-pytorch-fid"
-    features = stored(fid.SHIPPED, {"content": hashlib.sha256(pictures.tobytes()).hexdigest(), "network": name})
+    """Fails when the renderer has changed: make the file anew as ``distances.SHIPPED`` says."""
+    assert list(distances.SHIPPED.glob("*.npz"))
+    pictures = np.stack(list(reference_images(distances.N_REFERENCE, distances.REFERENCE_SEED)))
+    name = f"inception-{inception.SHA256[:16]}-pytorch-fid"
+    features = stored(distances.SHIPPED, {"content": hashlib.sha256(pictures.tobytes()).hexdigest(), "network": name})
     assert features is not None
     assert features.shape == (256, 2048)
 

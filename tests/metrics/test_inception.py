@@ -15,7 +15,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from bench.core.errors import UserError
 from bench.metrics import requirements
-from bench.metrics.fid import Extractor
+from bench.metrics.extractors import Extractor
 from bench.metrics.inception import DIM, SIDE, Inception, load_inception, read_parameters
 from bench.metrics.requirements import INCEPTION_VARIABLE, inception_file
 

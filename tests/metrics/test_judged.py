@@ -19,13 +19,14 @@ from bench.core.contract import Images, Measured, Reward, Scene
 from bench.core.errors import UserError
 from bench.core.identity import canonical_json, plain
 from bench.core.types import Question
-from bench.metrics import judges, requirements, tifa
+from bench.metrics import judges, requirements, vqa
 from bench.metrics.clipscore import CLIPScore
 from bench.metrics.diversity import Diversity, sibling_distances, vendi_score
 from bench.metrics.images import MissingImages
 from bench.metrics.requirements import missing
 from bench.metrics.rewards import Rewards
-from bench.metrics.tifa import TIFA, TinyVQA, choose
+from bench.metrics.tifa import TIFA, choose
+from bench.metrics.vqa import TinyVQA
 from rewards.clip import ClipReward
 from rewards.compressibility import Compressibility
 from rewards.symmetry import Symmetry
@@ -253,7 +254,7 @@ def bright_then_dark(i: int) -> np.ndarray:
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tifa, "tiny_vqa", lambda device: BrightnessReader())
+    monkeypatch.setattr(vqa, "tiny_vqa", lambda device: BrightnessReader())
 
 
 @pytest.mark.usefixtures("reader")
@@ -293,17 +294,17 @@ def test_the_tiny_reader_is_read_from_its_folder(monkeypatch: pytest.MonkeyPatch
     """Its adapter parses a picture once for all its questions; untrained weights do for that."""
     from bench.tiny.reader import Reader, ReaderConfig
 
-    monkeypatch.setattr(tifa, "weights_dir", lambda: tmp_path)
+    monkeypatch.setattr(vqa, "weights_dir", lambda: tmp_path)
     with pytest.raises(UserError, match="weights of tiny-vqa are missing"):
         TinyVQA("cpu")
     Reader(ReaderConfig(width=16)).save_pretrained(tmp_path / "tiny-vqa")
-    vqa = TinyVQA("cpu")
+    reader_ = TinyVQA("cpu")
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     asked = [["is there a red circle?", "is there a blue star?"], [], ["is there a red circle?"]]
-    said = vqa.answers(images, asked)
+    said = reader_.answers(images, asked)
     assert [len(answers) for answers in said] == [2, 0, 1]
-    assert said[0] == [vqa.reader.answer(images[:1], [text])[0] for text in asked[0]]
-    assert len(vqa.sha256) == 64
+    assert said[0] == [reader_.reader.answer(images[:1], [text])[0] for text in asked[0]]
+    assert len(reader_.sha256) == 64
 
 
 def test_the_choice_rule() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.store.jobs import SubmittedJob
+from bench.store.jobs import SubmittedJob, note_job, read_jobs
 from bench.store.state import ClusterJob, Facts, derive, duration
 
 HOLDER: Mapping[str, Any] = {"number": 1, "host": "n1", "pid": 1, "job_id": "12_3", "cluster": "c"}
@@ -75,6 +75,48 @@ def test_states(known: Facts, jobs: dict[str, ClusterJob], asked: bool, word: st
                                 or "no sign" in says or "failed" in says)  # fmt: skip
 
 
+STAGES = tuple(
+    SubmittedJob(job_id, JOB.submitted, "c", stage)
+    for job_id, stage in (("9", "tune"), ("10", "generate"), ("11", "generate"), ("12", "evaluate"))
+)
+TUNING: Mapping[str, Any] = {**HOLDER, "job_id": "9"}
+
+
+def staged(*states: str) -> dict[str, ClusterJob]:
+    """The cluster's word of the four jobs; ``PENDING`` ones wait for others."""
+    return {
+        job.job_id: ClusterJob(job.job_id, state, "Dependency" if state == "PENDING" else "", "n1")
+        for job, state in zip(STAGES, states, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("known", "jobs", "word", "job_id", "n_active"),
+    [
+        (facts(jobs=STAGES, holder=TUNING), staged("RUNNING", *["PENDING"] * 3), "running", "9", 4),
+        (facts(jobs=STAGES, holder=TUNING), staged(*["PENDING"] * 4), "requeued", "9", 4),
+        (facts(jobs=STAGES, holder=TUNING, ended="tuned"), staged("COMPLETED", "RUNNING", "PENDING", "PENDING"),
+         "running", "10", 3),
+        (facts(jobs=STAGES, holder=TUNING, ended="tuned"), staged(*["COMPLETED"] * 3, "RUNNING"), "starting", "12", 1),
+        (facts(jobs=STAGES, holder=TUNING, ended="tuned"), staged(*["COMPLETED"] * 3, "NODE_FAIL"), "tuned", "", 0),
+        # its set-up failed before anything began, and Slurm took the others back
+        (facts(jobs=STAGES), staged("FAILED", *["CANCELLED"] * 3), "failed", "", 0),
+        (facts(jobs=STAGES), staged(*["CANCELLED"] * 4), "cancelled", "", 0),
+    ],
+)  # fmt: skip
+def test_a_run_in_several_jobs_stands_where_the_foremost_does(
+    known: Facts, jobs: dict[str, ClusterJob], word: str, job_id: str, n_active: int
+) -> None:
+    state = derive(known, jobs, asked=True)
+    assert (state.word, state.job_id, len(state.job_ids)) == (word, job_id, n_active)
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (119, "119 s"), (600, "10 min"), (90_000, "25 h")])
 def test_durations_have_one_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_jobs_of_one_second_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for job in reversed(STAGES):
+        note_job(tmp_path, job)
+    assert read_jobs(tmp_path) == list(STAGES)

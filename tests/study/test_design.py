@@ -93,6 +93,13 @@ def test_neither_position_in_the_list_nor_the_id_tells_the_side() -> None:
     assert abs(even / n - 0.5) < 0.03  # 2400 draws: three standard errors
 
 
+def _told(secret: str, text: str) -> bool:
+    """Whether it stands there as a word: ids of trials and images are random digits, in which ``f000`` may occur."""
+    before = "(?<![0-9A-Za-z])" if secret[0].isalnum() else ""
+    after = "(?![0-9A-Za-z])" if secret[-1].isalnum() else ""
+    return re.search(before + re.escape(secret) + after, text) is not None
+
+
 @pytest.mark.parametrize("kind", ["pairwise", "rank", "scale"])
 def test_the_page_and_what_lies_beside_it_tell_nothing_of_who_is_who(tmp_path: Path, kind: str) -> None:
     out = new_study(tmp_path, kind)
@@ -102,7 +109,9 @@ def test_the_page_and_what_lies_beside_it_tell_nothing_of_who_is_who(tmp_path: P
                str(tmp_path), "f000", "f100", "scrambled:", '"check"', '"repeat"', '"role"']  # fmt: skip
     for name in ("page.html", "study.json"):
         text = (out / name).read_text("utf-8")
-        assert [s for s in secrets if s in text] == []
+        assert [s for s in secrets if _told(s, text)] == []
+    assert all(_told(s, f'x "{s}",') and _told(s, f"snapshots/{s}/images") for s in secrets)
+    assert _told("scrambled:", "scrambled:base")
     assert not re.search(r"""(src|href)=["']?(https?:)?//|url\(|@import""", (out / "page.html").read_text("utf-8"))
     assert (out / "key.json").stat().st_mode & 0o077 == 0
     for path in (out / "images").iterdir():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.core.errors import UserError
 from suites._files import DataError, Published, Row, read
 
 
@@ -72,6 +73,50 @@ def test_a_final_line_feed_makes_no_row_and_an_empty_line_does(tmp_path: Path) -
 def test_json_strings_keep_line_breaks_and_outer_white_space(tmp_path: Path) -> None:
     rows = _read(tmp_path, json.dumps(["a\nb", " c "]).encode(), "json-strings", 2)
     assert [row["text"] for row in rows] == ["a\nb", " c "]
+
+
+def test_lines_that_end_in_cr_lf_with_and_without_a_last_one(tmp_path: Path) -> None:
+    for data in (b"a cat\r\na dog ", b"a cat\r\na dog \r\n"):
+        rows = _read(tmp_path, data, "lines-crlf", 2)
+        assert [row["text"] for row in rows] == ["a cat", "a dog "]
+
+
+def test_json_lines_keep_what_is_no_text_as_json(tmp_path: Path) -> None:
+    data = b'{"tag": "counting", "include": [{"count": 2}], "prompt": "two cats"}\n'
+    (row,) = _read(tmp_path, data, "json-lines", 1, columns=("tag", "include", "prompt"))
+    assert (row["prompt"], json.loads(row["include"])) == ("two cats", [{"count": 2}])
+    assert "line 2 is not of the published form" in _trouble(tmp_path, data + b'{"tag": "x"}\n', "json-lines", 2,
+                                                             columns=("tag", "include", "prompt"))  # fmt: skip
+
+
+def test_json_objects_of_names(tmp_path: Path) -> None:
+    rows = _read(tmp_path, b'{"7.txt": "a cat\\n"}', "json-texts", 1)
+    assert rows == [{"name": "7.txt", "text": "a cat\n"}]
+    rows = _read(tmp_path, b'{"00001": {"prompt": "a cat", "models": {}}}', "json-records", 1, columns=("prompt",))
+    assert rows == [{"name": "00001", "prompt": "a cat"}]
+    rows = _read(tmp_path, b'{"basic": [0, 12]}', "json-numbers", 1)
+    assert rows == [{"label": "basic", "numbers": "0 12"}]
+    assert "no object of names" in _trouble(tmp_path, b"[]", "json-texts", 1)
+    assert "record 0 is not" in _trouble(tmp_path, b'{"basic": ["a"]}', "json-numbers", 1)
+
+
+def test_a_file_whose_rows_nobody_has_counted_needs_one_at_least(tmp_path: Path) -> None:
+    assert len(_read(tmp_path, b"a\nb\n", "lines", 0)) == 2
+    assert "there is no row in it" in _trouble(tmp_path, b"", "lines", 0)
+
+
+def test_parquet_without_a_reader_says_what_else_will_do(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    try:
+        pd.DataFrame({"prompt": ["a cat", None, "a dog"]}).to_parquet(tmp_path / "t.parquet")
+    except ImportError:
+        with pytest.raises(UserError, match="needs pyarrow") as caught:
+            _read(tmp_path, b"PAR1", "parquet", 0, columns=("prompt",))
+        assert "JSON lines" in caught.value.valid
+        return
+    rows = _read(tmp_path, (tmp_path / "t.parquet").read_bytes(), "parquet", 2, columns=("prompt",))
+    assert [row["prompt"] for row in rows] == ["a cat", "a dog"]
+    assert "not a Parquet table" in _trouble(tmp_path, b"PAR1", "parquet", 0, columns=("prompt",))
 
 
 def test_coco_annotations_in_file_order(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from bench.tiny.vocabulary import vocabulary, words
 from bench.tiny.world import scene_held_out
 from suites import _card, build_sample
 
-NAMES = _card.names()
+NAMES = _card.names("sample")
 FOLDER = Path(suites.__file__).parent / "sample"
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 import suites
+from bench.core import registry
 from bench.core.errors import UserError
 from bench.core.types import Prompt
-from suites import _card, _load, abc6k, cc500, coco, data, hpsv2, parti, vilg300
+from suites import _card, _load, _train, abc6k, cc500, coco, data, dpgbench, genaibench, hpsv2, parti, vilg300
 from suites._files import Published
 from suites._text import clean, normalised
 
@@ -89,6 +90,19 @@ def test_parti_tags_without_empty_notes() -> None:
     assert parti._prompts("parti", rows)[0].tags == {"category": "Abstract", "challenge": "Basic"}
 
 
+def test_dpg_bench_ids_and_sources_are_in_the_names_of_its_files() -> None:
+    rows = [{"name": n, "text": "x"} for n in ("226.txt", "partiprompts97.txt", "COCOval2014000000403792.txt")]
+    found = [(p.id, p.tags["source"]) for p in dpgbench._prompts("dpgbench", rows)]
+    assert found == [("226", "plain"), ("partiprompts97", "partiprompts"), ("COCOval2014000000403792", "COCOval")]
+
+
+def test_labels_name_prompts_by_their_published_number() -> None:
+    prompts = genaibench._prompts("genai527", [{"name": f"0000{i}", "prompt": "x"} for i in (1, 2, 3)])
+    rows = [{"label": "basic", "numbers": "1 3"}, {"label": "counting", "numbers": "3"}]
+    found = _load._labelled(prompts, "skills", rows)
+    assert [p.tags for p in found] == [{"skills": "basic"}, {}, {"skills": "basic, counting"}]
+
+
 def test_hpsv2_ids_are_the_image_names_of_the_scorer() -> None:
     prompts = hpsv2._prompts("concept-art", _texts(["x", "y"]))
     assert [(p.id, p.tags["style"]) for p in prompts] == [
@@ -123,8 +137,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     card["files"] = {"parti": {**_card.card("parti")["files"]["parti"], "n_rows": 4, "sha256": ""}}
     monkeypatch.setattr(_card, "card", lambda name: card)
     monkeypatch.setattr(_load, "card", lambda name: card)
-    monkeypatch.setattr("suites._train.REFL", Published(
-        "refl.json", "json-objects", 5, "https://example.org", "CC0", ("text", "image")))  # fmt: skip
+    refl = Published("refl.json", "json-objects", 5, "https://example.org", "CC0", ("text", "image"))
+    known = {"refl": _train.TrainList("refl", "ReFL's list", "", "text", (refl,))}
+    monkeypatch.setattr("suites._train.lists", lambda: known)
     (tmp_path / "parti").mkdir()
     (tmp_path / "parti" / "PartiPrompts.tsv").write_text(
         'Prompt\tCategory\tChallenge\tNote\n"G I G G L E"\tArts\tBasic\t\na cat \tArts\tBasic\t\n'
@@ -215,6 +230,10 @@ def test_unknown_edition_variant_and_limit() -> None:
     ("hpsv2-400", ("hpsv2", "first100")), ("hpsv2.first100", ("hpsv2", "first100")),
     ("parti-people", ("parti", "People")), ("parti.People", ("parti", "People")),
     ("hpsv2.concept-art", ("hpsv2", "concept-art")), ("abc6k-no-null-pairs", ("abc6k", "no-null-pairs")),
+    ("hpsv2/first100", ("hpsv2", "first100")), ("abc6k/no-null-pairs", ("abc6k", "no-null-pairs")),
+    ("vilg300/split80-20@7", ("vilg300", "split80-20@7")), ("vilg300.split80-20", ("vilg300", "split80-20@0")),
+    ("vilg300-SPLIT80-20@007", ("vilg300", "split80-20@7")), ("genaibench-527", ("genaibench", "527")),
+    ("t2icompbench.3d_spatial", ("t2icompbench", "3d_spatial")),
 ])  # fmt: skip
 def test_resolve(name: str, meaning: tuple[str, str]) -> None:
     assert suites.resolve(name) == meaning
@@ -226,6 +245,22 @@ def test_resolve_refuses_unknown_variants_and_editions() -> None:
     with pytest.raises(UserError, match="is an edition") as caught:
         suites.resolve("coco-full")
     assert "--edition full" in caught.value.hint
+    with pytest.raises(UserError, match="'x' is no seed"):
+        suites.resolve("vilg300.split80-20@x")
+    with pytest.raises(UserError, match="is not drawn, so it takes no seed"):
+        suites.resolve("coco.val2017@3")
+    with pytest.raises(UserError, match="named 'split80-21@0'") as caught:
+        suites.resolve("vilg300.split80-21@0")
+    assert "'split80-20@0'" in caught.value.hint
+
+
+@pytest.mark.parametrize(("suite", "variant", "asked", "meant"), [
+    ("hpsv2", "first100", None, "full"), ("hpsv2", "", None, "sample"), ("hpsv2", "", "full", "full"),
+    ("drawbench", "", None, "full"), ("drawbench", "", "sample", "sample"), ("somebody-elses", "", None, "sample"),
+    ("somebody-elses", "hard", None, "sample"),
+])  # fmt: skip
+def test_the_edition_that_a_name_means(suite: str, variant: str, asked: str | None, meant: str) -> None:
+    assert suites.edition_of(suite, variant, asked) == meant
 
 
 # -------------------------------------------------------------------------------------------------------------- leaks
@@ -251,8 +286,9 @@ def test_status_of_nothing_says_what_to_do(tmp_path: Path) -> None:
     for where in (None, tmp_path):
         files = data.status(where)
         assert {f.state for f in files} == {"missing"}
-        assert {f.suite for f in files} == {"all", *_card.names()}
-        assert all(f.todo and f.url and f.licence and f.n_rows for f in files)
+        assert {f.suite for f in files} == {"all", *_card.names(), *(n for n in _train.lists() if n != "refl")}
+        assert all(f.todo and f.url and f.licence and f.n_rows for f in files if f.needed)
+        assert {f.suite for f in files if not f.needed} == {n for n in _train.lists() if n != "refl"}
 
 
 def test_status_tells_wrong_from_missing(tmp_path: Path) -> None:
@@ -272,7 +308,7 @@ def test_cards_are_whole(name: str) -> None:
     module = importlib.import_module(f"suites.{name}")
     assert module.suite.__doc__.splitlines()[0].endswith(".")
     known = _card.files(name)
-    for edition in _card.EDITIONS:
+    for edition in filter(lambda edition: _card.has_edition(name, edition), _card.EDITIONS):
         for variant in ("", *_card.variants(name, edition)):
             _, table = _card.settings(name, edition, variant)
             fractions = table["fractions"]
@@ -280,12 +316,32 @@ def test_cards_are_whole(name: str) -> None:
             assert fractions[-1] == 1
             assert fractions == sorted(set(fractions))
             assert set(table.get("files", ())) <= set(known)
+            assert all(scorer["source"] and bool(scorer.get("column")) != bool(scorer.get("url"))
+                       for scorer in table.get("scorers", ()))  # fmt: skip
             spec = _load._spec(name, edition, variant, table, (), (), (), None)
             assert spec.model == "tiny-sd"
-    assert {key for v in ("", *_card.variants(name)) for key in _card.settings(name, "full", v)[1]["files"]} == set(
-        known
-    )
+    tables = [_card.settings(name, "full", v)[1] for v in ("", *_card.variants(name))]
+    assert {key for table in tables for key in (*table["files"], *table.get("labels", {}).values())} == set(known)
+    # what the tiny models' judges can read of published prompts, in U
+    assert {tuple(table["metrics"]) for table in tables} == {("clipscore", "rewards")}
+    assert {table["budget"]["denoiser_u"] for table in tables} == {24_000}
+    # 8 GPU-hours, and where that is from
+    assert all(table["scale"]["budget"]["device_s"] == 28_800 and table["scale"]["source"] for table in tables)
 
 
-def test_six_suites() -> None:
-    assert _card.names() == ["abc6k", "cc500", "coco", "hpsv2", "parti", "vilg300"]
+def test_six_suites_have_both_editions_and_five_only_the_published_one() -> None:
+    six = ["abc6k", "cc500", "coco", "hpsv2", "parti", "vilg300"]
+    assert _card.names("sample") == six
+    assert set(_card.names()) - set(six) == {"dpgbench", "drawbench", "genaibench", "geneval", "t2icompbench"}
+    assert set(_card.names()) <= set(registry.entries("suites"))
+
+
+@pytest.mark.parametrize("name", sorted(set(_card.names()) - set(_card.names("sample"))))
+def test_a_suite_without_a_sample_edition_says_what_to_type(name: str) -> None:
+    make = importlib.import_module(f"suites.{name}").suite
+    with pytest.raises(UserError, match="has no sample edition") as caught:
+        make("sample")
+    assert caught.value.hint == f"--suite {name} --edition full --data DIR"
+    assert suites.edition_of(name, "", None) == "full"
+    with pytest.raises(UserError, match="no data folder is given"):
+        make()

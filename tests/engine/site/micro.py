@@ -23,8 +23,11 @@ from tuners.drtune import DRTune
 def suite(
     edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
 ) -> Suite:
-    """Three prompts, two seeds, four steps: a whole run in seconds."""
-    prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(("a red circle", "a blue square", "two stars")))
+    """Three prompts, two seeds, four steps: a whole run in seconds. Variant ``many``: images for several batches."""
+    texts = ["a red circle", "a blue square", "two stars"]
+    if variant == "many":
+        texts += [f"{n} stars" for n in range(3, 35)]
+    prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(texts))
     train = tuple(Prompt(f"t{i}", f"a green thing {i}") for i in range(8))
     kept = prompts[:limit]
     spec = SuiteSpec(
@@ -126,6 +129,15 @@ class Slow(Misbehaving):
         time.sleep(0.5)
         self.n += 1
         return Report({"reward": float(self.n)})
+
+
+class Unpicklable(Slow):
+    """Keeps in its state what no checkpoint can hold."""
+
+    name = "micro-unpicklable"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n": self.n, "on_step": lambda: self.n}
 
 
 class Exiting(Misbehaving):

@@ -1,4 +1,4 @@
-"""The micro suite with four samples an update, so that four processes can share them."""
+"""The micro suite with four samples an update and many images, so that four processes can share both."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from bench.core.types import Suite
 def suite(
     edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
 ) -> Suite:
-    """Three prompts, two seeds, four samples an update."""
-    made = micro.suite(edition, variant=variant, data_dir=data_dir, limit=limit)
-    return replace(made, spec=replace(made.spec, name="quartet", global_batch=4))
+    """Images for three batches, four samples an update."""
+    made = micro.suite(edition, variant="many", data_dir=data_dir, limit=limit)
+    return replace(made, spec=replace(made.spec, name="quartet", variant="", global_batch=4))

@@ -1,0 +1,63 @@
+"""What a chart shows, before anything draws it: figures with intervals, axes, and how series are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+ROLE_COLOURS = {"held-out": "var(--held-out)", "related": "var(--related)", "trained-on": "var(--trained-on)"}
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+DASHES = ("", "6 3", "2 2", "8 3 2 3", "4 4", "1 3")
+MOST_POINTS = 100
+"""Values of a curve that are drawn: a screen shows no more across a chart's width."""
+
+
+class Point(NamedTuple):
+    """One figure with its interval."""
+
+    x: float
+    value: float
+    low: float | None
+    high: float | None
+    series: str
+    role: str
+
+
+class Axis(NamedTuple):
+    title: str
+    format: str = ""
+    """A d3 number format: ``.0%``, ``~s`` or ``~g``; empty for four significant digits."""
+
+
+Series = tuple[str, str]
+"""Name and role."""
+Shape = tuple[str, Sequence[float]]
+"""A name in a radar and its values, one for every axis."""
+
+
+def series_of(points: Sequence[Point]) -> list[Series]:
+    """Held-out first, then by name: a series has the same colour, shape and dash in every chart of a page."""
+    roles = list(ROLE_COLOURS)
+    return sorted({(p.series, p.role) for p in points}, key=lambda s: (roles.index(s[1]), s[0]))
+
+
+def thinned(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float], list[float | None]]:
+    """A long curve by ``MOST_POINTS`` of its values at most: of equal stretches the lowest and the highest one, in
+    order, so that no spike is lost; the first and the last value stay. A stretch without any value stays a gap."""
+    n = len(xs)
+    if n <= MOST_POINTS:
+        return list(xs), list(ys)
+    kept = [0]
+    n_stretches = MOST_POINTS // 2 - 1
+    edges = [1 + (n - 2) * i // n_stretches for i in range(n_stretches + 1)]
+    for start, end in pairwise(edges):
+        part = ys[start:end]
+        known = [y for y in part if y is not None] if None in part else part
+        if known:
+            low, high = part.index(min(known)), part.index(max(known))
+            kept += [start + low] if low == high else [start + min(low, high), start + max(low, high)]
+        else:
+            kept.append(start)
+    kept.append(n - 1)
+    return [xs[i] for i in kept], [ys[i] for i in kept]
