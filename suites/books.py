@@ -35,11 +35,10 @@ TRAINING = {
 
 
 def suite(
-    edition: str = "full", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None,
-    train_list: str = "",
-) -> Suite:  # fmt: skip
+    edition: str = "full", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
+) -> Suite:
     """Object removal as in DRTune: 48 prompts such as "a lion, and books.", judged by objectness; full only."""
-    if edition != "full" or variant or train_list:
+    if edition != "full" or variant:
         raise UserError("books has its own prompts and the full edition only", valid="--edition full",
                         hint="bench run --suite books --edition full --model sd15 --tuner drtune")  # fmt: skip
     if limit is not None and limit < 1:
