@@ -39,7 +39,7 @@ from bench.tiny.reader import Reader
 from bench.tiny.reading import facts_of
 from bench.tiny.world import BACKGROUNDS, COLOURS, LIGHTS, MAX_OBJECTS, SHAPES, SIZES, STYLES, TEXTURES
 from rewards.check import check_images
-from rewards.clip import Preprocess
+from rewards.squash import Squash
 from rewards.tiny import LICENCE, tiny_clip
 
 READER = "tiny-vqa"
@@ -281,7 +281,7 @@ class Blip2Caption(Reward):
 
         self.weights_sha256 = _weights(self.name, folder)
         self.device = torch.device(device)
-        self.preprocess = Preprocess.read(folder)
+        self.preprocess = Squash.read(folder)
         with reading(folder):
             self.tokenizer: Any = load_tokenizer(folder)
             model: Any = load_pretrained(Blip2ForConditionalGeneration, folder)
@@ -375,7 +375,7 @@ class BlipCosine(Reward):
 
         self.weights_sha256 = _weights(self.name, folder)
         self.device = torch.device(device)
-        self.preprocess = Preprocess.read(folder)
+        self.preprocess = Squash.read(folder)
         with reading(folder):
             self.tokenizer: Any = load_tokenizer(folder)
             model: Any = load_pretrained(BlipForImageTextRetrieval, folder)
