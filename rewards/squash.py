@@ -56,7 +56,7 @@ class Squash:
 
 
 def _size(value: Any) -> tuple[int, int] | None:
-    """(height, width) of the forms in which processors have written it: 384, [768, 768], {"height": .., "width": ..}."""
+    """(height, width) of the forms that processors have written: 384, [768, 768], {"height": .., "width": ..}."""
     if isinstance(value, int):
         return value, value
     found = (value.get("height"), value.get("width")) if isinstance(value, dict) else tuple(value)
