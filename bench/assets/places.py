@@ -41,6 +41,11 @@ def fetched_folder(asset: Asset) -> Path:
     return cache_dir() / "assets" / f"{asset.repo.replace('/', '--')}{at}"
 
 
+def is_at_pin(asset: Asset, folder: Path) -> bool:
+    """Whether a folder is known to be the catalogue's revision: we fetched it, or it is the hub's own snapshot."""
+    return bool(asset.revision) and (folder == fetched_folder(asset) or folder.name == asset.revision)
+
+
 def locate(asset: Asset | str) -> Path | None:
     """The folder with all files of an asset, or None. Sizes and digests are not looked at: see ``need``."""
     asset = find(asset) if isinstance(asset, str) else asset

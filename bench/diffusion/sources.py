@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from bench.assets import Asset, catalogue, locate
+from bench.assets.places import is_at_pin
 from bench.core import registry
 from bench.core.errors import UserError
 from bench.core.identity import digest, file_sha256
@@ -58,9 +60,14 @@ class ModelSource:
     def is_folder(self) -> bool:
         return Path(self.location).is_dir()
 
+    @property
+    def asset(self) -> Asset | None:
+        """Its entry in the catalogue of published weights, if it has one."""
+        return next((a for a in catalogue().values() if a.repo == self.location), None)
+
     def revision(self) -> str:
         """What pins the files: the hub commit, or ``sha256:`` and a digest over every part of a folder."""
-        if self.is_folder:
+        if self.is_folder and not self.pinned:
             return f"sha256:{folder_digest(Path(self.location))}"
         return self.pinned or self._cached_commit()
 
@@ -149,10 +156,11 @@ def sd15() -> ModelSource:
 
 
 def sdxl() -> ModelSource:
-    """Stable Diffusion XL base 1.0 (Podell et al., arXiv 2307.01952), what DRTune's FDXL starts from; unpinned."""
+    """Stable Diffusion XL base 1.0 (Podell et al., arXiv 2307.01952), what DRTune's FDXL starts from."""
     return ModelSource(
         name="sdxl",
         location="stabilityai/stable-diffusion-xl-base-1.0",
+        pinned="462165984030d82259a11f4367a4eed129e94a7b",
         licence="CreativeML Open RAIL++-M",
         pipeline="StableDiffusionXLPipeline",
         # DRTune's FDXL states its learning rate and no rank: the common protocol's
@@ -161,17 +169,18 @@ def sdxl() -> ModelSource:
 
 
 def sd35_medium() -> ModelSource:
-    """Stable Diffusion 3.5 medium (Esser et al., arXiv 2403.03206), a flow-matching transformer; unpinned."""
+    """Stable Diffusion 3.5 medium (Esser et al., arXiv 2403.03206), a flow-matching transformer."""
     return ModelSource(
         name="sd35-medium",
         location="stabilityai/stable-diffusion-3.5-medium",
+        pinned="b940f670f0eda2d07fbb75229e779da1ad11eb80",
         licence="Stability AI Community License",
         pipeline="StableDiffusion3Pipeline",
     )
 
 
 def sd35_medium_no_t5() -> ModelSource:
-    """Stable Diffusion 3.5 medium without its third text encoder, which is twice as big as the model; unpinned."""
+    """Stable Diffusion 3.5 medium without its third text encoder, which is twice as big as the model."""
     return replace(sd35_medium(), name="sd35-medium-no-t5", without=T5_PARTS)
 
 
@@ -194,12 +203,26 @@ def find_source(name_or_folder: str, *, revision: str | None = None) -> ModelSou
         _need_layout(Path(name))
     else:
         source = registry.load("models", name)()
+        if not folder and revision in (None, source.pinned):
+            source = _located(source)
     if folder:
         _need_layout(Path(folder))
         source = replace(source, location=folder, pinned="")
     source = replace(source, pinned=revision) if revision is not None else source
     source.pipeline_class()
     return source
+
+
+def _located(source: ModelSource) -> ModelSource:
+    """The same, read from where ``bench assets status`` finds it on this machine."""
+    asset = source.asset
+    if asset is None or asset.revision != source.pinned:
+        return source
+    folder = locate(asset)
+    if folder is None:
+        return source
+    # a folder of the user's own is what it holds, whatever it is called
+    return replace(source, location=str(folder), pinned=source.pinned if is_at_pin(asset, folder) else "")
 
 
 def _need_layout(folder: Path) -> None:

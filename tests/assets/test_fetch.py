@@ -12,8 +12,8 @@ import pytest
 from hub import Hub
 from layouts import safetensors
 
-from bench.assets import find, locate, need
 from bench.assets import fetch as fetching
+from bench.assets import find, locate, need
 from bench.assets.fetch import chosen_files, fetch
 from bench.core.errors import UserError
 
@@ -107,7 +107,7 @@ def test_a_hub_with_another_file_than_the_published_one(hub: Hub, cache: Path) -
         fetch(find("hps-v2.1"))
     assert not any(path.startswith("/storage") for path, _, _ in hub.requests)
     hub.states_digests = False
-    with pytest.raises(UserError, match="arrived with sha256 .* published is c57a38fb"):
+    with pytest.raises(UserError, match=r"arrived with sha256 .* published is c57a38fb"):
         fetch(find("hps-v2.1"))
     assert locate("hps-v2.1") is None and n_parts(cache) == 0
 
@@ -161,8 +161,10 @@ def test_files_of_a_pipeline_that_loading_needs() -> None:
 def test_pickles_are_taken_where_there_is_nothing_else_or_the_catalogue_says_so() -> None:
     only = ["config.json", "pytorch_model.bin", "tf_model.h5"]
     assert chosen_files(find("pickscore"), only) == ["config.json", "pytorch_model.bin"]
-    shards = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-              "model.safetensors.index.json", "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"]  # fmt: skip
+    shards = [
+        "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json", "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json",
+    ]  # fmt: skip
     assert sorted(chosen_files(find("blip2"), shards)) == [shards[0], *shards[1:4]]
     assert chosen_files(find("clip-b32"), [*only, "model.safetensors"]) == ["config.json", "pytorch_model.bin"]
 
@@ -178,5 +180,5 @@ def test_a_file_from_a_plain_address(hub: Hub, monkeypatch: pytest.MonkeyPatch) 
     here = dataclasses.replace(asset, url=f"{hub.url}/raw/x/resolve/1", files=(known,))
     assert (fetch(here) / known.path).read_bytes() == content
     assert hub.requests[-1][0].endswith("sac%2Blogos%2Bava1-l14-linearMSE.pth")
-    with pytest.raises(UserError, match="arrived with sha256|bytes"):
+    with pytest.raises(UserError, match="arrived with sha256"):
         fetch(dataclasses.replace(here, files=(dataclasses.replace(known, sha256="0" * 64),)))

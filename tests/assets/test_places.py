@@ -33,7 +33,7 @@ def test_the_catalogue_is_well_formed() -> None:
 
 def test_it_names_only_rewards_and_models_that_are_registered_or_other_rooms_bring() -> None:
     """A misspelt name would never be asked for."""
-    coming = {"imagereward", "blip-itm", "objectness", "sdxl", "sd35-medium"}
+    coming = {"imagereward", "blip-itm", "objectness"}
     known = {*registry.entries("rewards"), *registry.entries("models"), *registry.entries("metrics"), *coming}
     users = {user for asset in catalogue().values() for names in asset.used_by.values() for user in names}
     assert users <= known
@@ -46,6 +46,14 @@ def test_every_reward_of_published_weights_has_its_assets() -> None:
     assert needed(rewards=["symmetry"], models=["tiny-sd"], metrics=["fid"]) == []
 
 
+def test_base_models_and_the_catalogue_pin_the_same() -> None:
+    from bench.diffusion import sources
+
+    for model in (sources.sd15(), sources.sdxl(), sources.sd35_medium(), sources.sd35_medium_no_t5()):
+        assert model.asset is not None and model.asset.revision == model.pinned
+        assert model.name in model.asset.used_by["models"]
+
+
 def test_unknown_names_suggest_the_closest() -> None:
     with pytest.raises(UserError, match="no asset named 'pickscor'") as caught:
         need("pickscor")
@@ -55,7 +63,9 @@ def test_unknown_names_suggest_the_closest() -> None:
 # -- where
 
 
-@pytest.mark.parametrize("name", ["PickScore_v1", "yuvalkirstain--PickScore_v1", "yuvalkirstain/PickScore_v1", "pickscore"])
+@pytest.mark.parametrize(
+    "name", ["PickScore_v1", "yuvalkirstain--PickScore_v1", "yuvalkirstain/PickScore_v1", "pickscore"]
+)
 def test_models_folder_under_any_of_its_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEBENCH_MODELS", str(tmp_path))
     assert locate("pickscore") is None
@@ -142,8 +152,8 @@ def test_missing_weights_say_what_where_and_how(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError) as caught:
         need("hps-v2.1")
     said = str(caught.value)
-    for part in ("xswu/HPSv2", "697403c78157020a1ae59d23f111aa58ced35b0a", "1.97 GB", "Apache-2.0", str(tmp_path), "HPSv2",
-                 "the Hugging Face cache", "bench assets fetch hps-v2.1"):  # fmt: skip
+    for part in ("xswu/HPSv2", "697403c78157020a1ae59d23f111aa58ced35b0a", "1.97 GB", "Apache-2.0", str(tmp_path),
+                 "as HPSv2", "the Hugging Face cache", "bench assets fetch hps-v2.1"):  # fmt: skip
         assert part in said
 
 
