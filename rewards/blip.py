@@ -23,8 +23,8 @@ from bench.core.errors import UserError
 from bench.core.identity import plain
 from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
 from rewards.check import check_images
-from rewards.clip import Preprocess
 from rewards.files import whole_weights
+from rewards.squash import Squash
 
 N_TOKENS = 35
 UNITS = {"probability": "probability", "logit": "log odds, nats"}
@@ -57,7 +57,7 @@ class BlipItm(Reward):
         self.name = "blip-itm" if form == "probability" else f"blip-itm-{form}"
         self.unit = UNITS[form]
         self.device = torch.device(device)
-        self.preprocess = Preprocess.read(folder)
+        self.preprocess = Squash.read(folder)
         self.input_px = self.preprocess.input_px
         self.value_range = (0.0, 1.0) if form == "probability" else None
         self.weights_sha256 = whole_weights(self.name, folder)

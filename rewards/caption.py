@@ -19,7 +19,7 @@ In the tiny world the captioner is the stored reader and a caption is the facts 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from bench.assets.files import sha256_of_all, weights_in
 from bench.core.contract import Reward
 from bench.core.errors import UserError
 from bench.core.identity import digest, file_sha256, plain
+from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
 from bench.tiny import weights_dir
 from bench.tiny.language import Facts, Thing, caption_of, scene_facts
 from bench.tiny.models import load_reader, reader_weights
@@ -38,7 +39,7 @@ from bench.tiny.reader import Reader
 from bench.tiny.reading import facts_of
 from bench.tiny.world import BACKGROUNDS, COLOURS, LIGHTS, MAX_OBJECTS, SHAPES, SIZES, STYLES, TEXTURES
 from rewards.check import check_images
-from rewards.clip import Preprocess
+from rewards.squash import Squash
 from rewards.tiny import LICENCE, tiny_clip
 
 READER = "tiny-vqa"
@@ -276,13 +277,14 @@ class Blip2Caption(Reward):
     unit = "nats a token"
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        from transformers import AutoTokenizer, Blip2ForConditionalGeneration
+        from transformers import Blip2ForConditionalGeneration
 
         self.weights_sha256 = _weights(self.name, folder)
         self.device = torch.device(device)
-        self.preprocess = Preprocess.read(folder)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model: Any = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        self.preprocess = Squash.read(folder)
+        with reading(folder):
+            self.tokenizer: Any = load_tokenizer(folder)
+            model: Any = load_pretrained(Blip2ForConditionalGeneration, folder)
         if not model.config.use_decoder_only_language_model:
             raise UserError(f"{folder} holds a BLIP-2 whose language model has an encoder",
                             valid="one with a decoder only, such as blip2-opt-2.7b")  # fmt: skip
@@ -332,12 +334,13 @@ class Blip2CaptionCosine(Reward):
     unit = "cosine of texts"
 
     def __init__(self, captioner: Path, encoder: Path, device: str = "cpu") -> None:
-        from transformers import AutoTokenizer, Blip2TextModelWithProjection
+        from transformers import Blip2TextModelWithProjection
 
         self.captioner = Blip2Caption(captioner, device)
         self.weights_sha256 = digest([self.captioner.weights_sha256, _weights(self.name, encoder)])
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(encoder)
-        model: Any = Blip2TextModelWithProjection.from_pretrained(encoder, dtype=torch.float32)
+        with reading(encoder):
+            self.tokenizer: Any = load_tokenizer(encoder)
+            model: Any = load_pretrained(Blip2TextModelWithProjection, encoder)
         self.model = model.eval().requires_grad_(False).to(device)
         self.device = device
 
@@ -368,13 +371,14 @@ class BlipCosine(Reward):
     unit = "cosine"
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        from transformers import AutoTokenizer, BlipForImageTextRetrieval
+        from transformers import BlipForImageTextRetrieval
 
         self.weights_sha256 = _weights(self.name, folder)
         self.device = torch.device(device)
-        self.preprocess = Preprocess.read(folder)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model: Any = BlipForImageTextRetrieval.from_pretrained(folder, dtype=torch.float32)
+        self.preprocess = Squash.read(folder)
+        with reading(folder):
+            self.tokenizer: Any = load_tokenizer(folder)
+            model: Any = load_pretrained(BlipForImageTextRetrieval, folder)
         self.model = model.eval().requires_grad_(False).to(self.device)
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
@@ -383,6 +387,11 @@ class BlipCosine(Reward):
         seen = self.model.vision_proj(self.model.vision_model(pixel_values=pixels).last_hidden_state[:, 0])
         asked = torch.stack([self._embed(prompt) for prompt in prompts])
         return (F.normalize(seen, dim=-1) * asked).sum(-1)
+
+    def n_truncated(self, prompts: Iterable[str]) -> int:
+        """Distinct prompts that are longer than the text tower; their end was cut."""
+        most = self.model.config.text_config.max_position_embeddings
+        return sum(len(self.tokenizer(p, verbose=False).input_ids) > most for p in set(prompts))
 
     @torch.no_grad()
     def _embed(self, text: str) -> torch.Tensor:

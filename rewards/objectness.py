@@ -11,7 +11,6 @@ DRTune removes "book" from images of the prompts "[concept], and books". ``objec
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from bench.core.identity import plain
 from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
 from rewards.check import check_images
 from rewards.files import whole_weights
+from rewards.squash import Squash
 
 CLASS = "book"
 
@@ -54,7 +54,6 @@ class Objectness(Reward):
     family = "OWL-ViT"
     licence = "Apache-2.0"
     unit = "highest detection score"
-    input_px = 768
     value_range = (0.0, 1.0)
     cost_gmac = 52.0
 
@@ -62,7 +61,8 @@ class Objectness(Reward):
         self.class_ = class_
         self.name = "objectness-" + re.sub(r"\W+", "-", class_.strip())
         self.device = torch.device(device)
-        self.mean, self.std = _statistics(folder)
+        self.preprocess = Squash.read(folder)
+        self.input_px = self.preprocess.input_px
         self.weights_sha256 = whole_weights("objectness", folder)
         self._folder = folder
 
@@ -98,34 +98,11 @@ class Objectness(Reward):
 
     def boxes(self, images: torch.Tensor) -> torch.Tensor:
         """Class logit of each box: (B, 3, H, W) float in [0, 1] → (B, N), N = 576 as published."""
-        features, _ = self.model.image_embedder(pixel_values=self.pixels(images))
+        features, _ = self.model.image_embedder(pixel_values=self.preprocess(images.to(self.device, self.query.dtype)))
         features = features.flatten(1, 2)
         logits, _ = self.model.class_predictor(features, self.query.expand(len(features), 1, -1))
         z: torch.Tensor = logits[..., 0]
         return z
 
-    def pixels(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) float in [0, 1] → (B, 3, side, side), normalised."""
-        images = images.to(self.device, self.query.dtype)
-        side = int(self.model.config.vision_config.image_size)
-        if images.shape[-2:] != (side, side):
-            size = (side, side)
-            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
-        return (images - mean) / std
-
     def identity(self) -> dict[str, object]:
-        how = {"mean": plain(self.mean), "std": plain(self.std)}
-        return {**super().identity(), "class": self.class_, "preprocess": how}
-
-
-def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) of ``preprocessor_config.json``."""
-    path = folder / "preprocessor_config.json"
-    with reading(path):
-        config = json.loads(path.read_text("utf-8"))
-        mean, std = (tuple(map(float, config[key])) for key in ("image_mean", "image_std"))
-    if len(mean) != 3 or len(std) != 3 or config.get("do_center_crop"):
-        raise UserError(f"{path} asks for a preprocessing that is not OWL-ViT's",
-                        valid="three means and deviations, no crop")  # fmt: skip
-    return mean, std
+        return {**super().identity(), "class": self.class_, "preprocess": plain(self.preprocess)}

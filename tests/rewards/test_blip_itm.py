@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from random_blip import save_random_blip
 
 from bench.core.errors import UserError
@@ -48,6 +49,41 @@ def test_the_gradient_is_that_of_finite_differences(folder: Path) -> None:
     with torch.no_grad():
         up, down = (reward.score(x + s * step * way, PROMPTS[:1]).item() for s in (1, -1))
     assert (gradient * way).sum().item() == pytest.approx((up - down) / (2 * step), rel=1e-6)
+
+
+def test_an_image_of_another_shape_is_seen_whole(folder: Path) -> None:
+    """BLIP's processor squashes; CLIP's would cut the sides off."""
+    from transformers import BlipImageProcessorPil
+
+    wide = torch.zeros(1, 3, 24, 48)
+    wide[..., :8] = 1  # what a crop to the middle would not see
+    reward = BlipItm(folder)
+    picture = Image.fromarray((wide[0] * 255).byte().permute(1, 2, 0).numpy())
+    theirs = BlipImageProcessorPil.from_pretrained(folder)(picture, return_tensors="pt").pixel_values
+    assert (reward.preprocess(wide) - theirs).abs().max() < 0.03  # 2 of 255 grey levels
+    assert theirs.std() > 0.1
+
+
+@pytest.mark.parametrize(
+    "config", ["{", "{}", '{"size": {"shortest_edge": 16}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}',
+               '{"size": 16, "image_mean": [0], "image_std": [1]}',
+               '{"size": 16, "do_center_crop": true, "crop_size": 8, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}'],
+)  # fmt: skip
+def test_another_preprocessing_is_refused(folder: Path, tmp_path: Path, config: str) -> None:
+    shutil.copytree(folder, tmp_path / "bad")
+    (tmp_path / "bad/preprocessor_config.json").write_text(config)
+    with pytest.raises(UserError, match="preprocess"):
+        BlipItm(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("size", ["16", "[16, 16]", '{"height": 16, "width": 16}'])
+def test_every_published_form_of_a_size_is_read(folder: Path, tmp_path: Path, size: str) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy/preprocessor_config.json").write_text(
+        f'{{"size": {size}, "crop_size": {size}, "do_center_crop": true, "image_mean": [0, 0, 0], '
+        '"image_std": [1, 1, 1]}'
+    )
+    assert BlipItm(tmp_path / "copy").preprocess(images()).shape == (2, 3, 16, 16)
 
 
 def test_batches_change_nothing_and_long_prompts_are_counted(folder: Path) -> None:

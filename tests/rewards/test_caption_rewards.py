@@ -219,6 +219,27 @@ def test_blips_cosine_is_its_own_contrastive_score(folders):
     assert x.grad.abs().amax((1, 2, 3)).min() > 0
 
 
+@pytest.mark.parametrize("name", ["blip-itm-base-coco", "blip2-opt-2.7b"])
+def test_files_that_lack_weights_or_a_tokenizer_are_user_errors(folders, tmp_path, name):
+    """transformers draws absent weights at random, and makes an empty tokenizer, without an error."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    make = {"blip-itm-base-coco": BlipCosine, "blip2-opt-2.7b": Blip2Caption}[name]
+    lacking, dumb = tmp_path / "lacking", tmp_path / "dumb"
+    shutil.copytree(folders / name, lacking)
+    shutil.copytree(folders / name, dumb)
+    weights = load_file(lacking / "model.safetensors")
+    gone = next(key for key in weights if key.endswith("layer_norm1.weight"))
+    save_file({k: v for k, v in weights.items() if k != gone}, lacking / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="has no weights for 1 tensors"):
+        make(lacking)
+    (dumb / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        make(dumb)
+
+
 def test_published_models_are_found_by_the_environment_or_refused_with_what_is_missing(folders, monkeypatch):
     monkeypatch.delenv("TUNEBENCH_MODELS", raising=False)
     with pytest.raises(UserError, match=r"blip-itm-base-coco.*not on this machine"):

@@ -35,7 +35,7 @@ def test_it_is_the_highest_score_of_transformers_own_detector(folder: Path, clas
                                                    return_tensors="pt")  # fmt: skip
     x = images()
     logits = reward.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask,
-                          pixel_values=reward.pixels(x)).logits  # fmt: skip
+                          pixel_values=reward.preprocess(x)).logits  # fmt: skip
     assert logits.shape == (3, (SIDE // PATCH) ** 2, 1)
     expected = logits[..., 0].sigmoid().amax(1)
     torch.testing.assert_close(reward.measure(x, [""] * 3), expected, rtol=0, atol=1e-6)
@@ -53,9 +53,9 @@ def test_preprocessing_is_the_published_one_to_rounding(folder: Path) -> None:
     theirs = OwlViTImageProcessorPil.from_pretrained(folder)(picture, return_tensors="pt").pixel_values
     x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
     reward = Objectness(folder)
-    ours = reward.pixels(x)
+    ours = reward.preprocess(x)
     assert ours.shape == theirs.shape == (1, 3, SIDE, SIDE)
-    levels = (ours - theirs).abs() * torch.tensor(reward.std).view(3, 1, 1) * 255
+    levels = (ours - theirs).abs() * torch.tensor(reward.preprocess.std).view(3, 1, 1) * 255
     assert levels.max() < 2
     assert levels.mean() < 0.4
 
