@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class World:
 
     def start(self, *args: str, tuner: str = "drtune") -> subprocess.Popen[str]:
         return subprocess.Popen(self.command(*args, tuner=tuner), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                text=True, env=self.env)  # fmt: skip
+                                text=True, env=self.env, preexec_fn=_hear_ctrl_c)  # fmt: skip
 
     def folder(self, tuner: str = "drtune") -> Path:
         (found,) = (self.runs / "micro-sample@1" / tuner).iterdir()
@@ -50,6 +51,11 @@ class World:
     def record(self, tuner: str = "drtune") -> dict[str, Any]:
         data: dict[str, Any] = json.loads((self.folder(tuner) / "record.json").read_text("utf-8"))
         return data
+
+
+def _hear_ctrl_c() -> None:
+    """As from a terminal, also where these tests run in a shell's background, which is deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
