@@ -41,8 +41,11 @@ class World:
                               env=self.env, timeout=580)  # fmt: skip
 
     def start(self, *args: str, tuner: str = "drtune") -> subprocess.Popen[str]:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # the command hears Ctrl-C as from a terminal, also where these tests run in a shell's background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(self.command(*args, tuner=tuner), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                text=True, env=self.env, preexec_fn=_hear_ctrl_c)  # fmt: skip
+                                text=True, env=self.env)  # fmt: skip
 
     def folder(self, tuner: str = "drtune") -> Path:
         (found,) = (self.runs / "micro-sample@1" / tuner).iterdir()
@@ -51,11 +54,6 @@ class World:
     def record(self, tuner: str = "drtune") -> dict[str, Any]:
         data: dict[str, Any] = json.loads((self.folder(tuner) / "record.json").read_text("utf-8"))
         return data
-
-
-def _hear_ctrl_c() -> None:
-    """As from a terminal, also where these tests run in a shell's background, which is deaf to it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
