@@ -10,6 +10,8 @@ mean over what is said so that long prompts are no worse off (``tiny-caption``, 
 
     R = 1/n sum_k log p(t_k | t_<k, image)
 
+``caption-ll`` and ``caption-cosine`` are other names of ``blip2-caption`` and ``blip2-caption-cosine``.
+
 In the tiny world the captioner is the stored reader and a caption is the facts that it states; see ``TinyCaption``.
 ``blip`` is the paper's comparison, BLIP's image-text cosine.
 """

@@ -91,9 +91,15 @@ def canonical(text: str) -> str:
     return Expression(parse(text)).canonical
 
 
-def load_reward(text: str, device: str = "cpu") -> Reward:
-    """The reward that ``text`` stands for: the reward itself for a lone name, else a ``WeightedSum``."""
+def load_reward(text: str, device: str = "cpu", *, prepare: bool = True) -> Reward:
+    """The reward that ``text`` stands for: the reward itself for a lone name, else a ``WeightedSum``.
+
+    Args:
+        prepare: False leaves weights on the disk until a first score, for who asks what a reward *is*.
+    """
     parts = [(weight, _load(name, device)) for weight, name in parse(text)]
+    for _, part in parts if prepare else ():
+        part.prepare()
     if len(parts) == 1 and parts[0][0] == 1:
         return parts[0][1]
     return WeightedSum(canonical(text), parts)

@@ -31,7 +31,7 @@ from bench.core.contract import Context, Phase, Report, Setup, setting
 from bench.core.errors import UserError
 from bench.core.types import SamplerSpec
 from bench.diffusion import adapters
-from bench.diffusion.denoising import ancestral_coefficients, diffuse, noise_error, predict_noise
+from bench.diffusion.denoising import ancestral_coefficients, diffuse, predict, squared_error, target
 from bench.diffusion.generate import Batch
 from bench.diffusion.samplers import predict_eps
 from bench.diffusion.shuffle import Shuffle
@@ -201,9 +201,12 @@ class HGDPO(AdapterTuner):
         x_t = torch.cat([diffuse(model, x_w, t, eps), diffuse(model, x_l, t, eps)])
         both = x_t, torch.cat([t, t]), torch.cat([cond, cond])
         with torch.no_grad(), adapters.disabled(model.unet):
-            ref_w, ref_l = predict_noise(model, *both).chunk(2)
-        theta_w, theta_l = predict_noise(model, *both).chunk(2)
-        m_w, m_l, m_ref_w, m_ref_l = (noise_error(eps, e) for e in (theta_w, theta_l, ref_w, ref_l))
+            ref_w, ref_l = predict(model, *both).chunk(2)
+        theta_w, theta_l = predict(model, *both).chunk(2)
+        aim_w, aim_l = target(model, x_w, eps), target(model, x_l, eps)
+        m_w, m_l, m_ref_w, m_ref_l = (
+            squared_error(aim, e) for aim, e in ((aim_w, theta_w), (aim_l, theta_l), (aim_w, ref_w), (aim_l, ref_l))
+        )
         delta = (m_w - m_ref_w) - (m_l - m_ref_l)
         l_dpo = softplus(self.config.beta * delta)  # -log sigmoid(-beta delta)
         l_stat = (self.b[t].view(-1, 1) * (theta_w - ref_w).mean((2, 3))).square().sum(1)
@@ -217,7 +220,7 @@ class HGDPO(AdapterTuner):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The denoising loss of each winner, (B,): supervised fine-tuning."""
         model = self.ctx.model
-        m_w = noise_error(eps, predict_noise(model, diffuse(model, x_w, t, eps), t, cond))
+        m_w = squared_error(target(model, x_w, eps), predict(model, diffuse(model, x_w, t, eps), t, cond))
         return m_w, {"m_w": m_w}
 
     # -- which pairs, and their draws

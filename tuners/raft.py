@@ -23,7 +23,7 @@ from bench.core.afford import Need
 from bench.core.budget import Charge
 from bench.core.contract import Context, Patch, Phase, Report, Setup, setting
 from bench.diffusion import adapters
-from bench.diffusion.denoising import diffuse, noise_error, noise_levels, predict_noise
+from bench.diffusion.denoising import diffuse, noise_levels, predict, squared_error, target
 from bench.diffusion.shuffle import Shuffle
 from tuners.adapting import AdapterConfig, AdapterTuner
 from tuners.pool import draw, draw_cost, score, score_cost
@@ -139,11 +139,11 @@ class RAFT(AdapterTuner):
             terms = {}
             if self.config.kl_weight:
                 with torch.no_grad(), adapters.disabled(model.unet):
-                    ref = predict_noise(model, x_t, t, cond)
-            eps_hat = predict_noise(model, x_t, t, cond)
-            loss = terms["m"] = noise_error(eps, eps_hat)
+                    ref = predict(model, x_t, t, cond)
+            eps_hat = predict(model, x_t, t, cond)
+            loss = terms["m"] = squared_error(target(model, x0, eps), eps_hat)
             if self.config.kl_weight:
-                terms["kl"] = noise_error(ref, eps_hat)
+                terms["kl"] = squared_error(ref, eps_hat)
                 loss = loss + self.config.kl_weight * terms["kl"]
             torch.autograd.backward([loss.sum() / B])
             for name, term in {"loss": loss, **terms}.items():

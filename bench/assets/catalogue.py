@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from bench.core.errors import UserError, unknown_name
 
@@ -93,14 +93,14 @@ def catalogue() -> Mapping[str, Asset]:
     return MappingProxyType({name: _asset(name, entry) for name, entry in data.items()})
 
 
-def _asset(name: str, entry: Mapping[str, object]) -> Asset:
-    fields = dict(entry)
-    fields["files"] = tuple(AssetFile(**file) for file in fields.get("files", ()))  # type: ignore[attr-defined]
-    used_by = fields.get("used_by", {})
-    fields["used_by"] = MappingProxyType({k: tuple(v) for k, v in used_by.items()})  # type: ignore[attr-defined]
-    for key in ("other_repos", "other_folders"):
-        fields[key] = tuple(fields.get(key, ()))  # type: ignore[call-overload]
-    asset = Asset(name=name, **fields)  # type: ignore[arg-type]
+def _asset(name: str, entry: Mapping[str, Any]) -> Asset:
+    read = {
+        "files": tuple(AssetFile(**file) for file in entry.get("files", ())),
+        "used_by": MappingProxyType({kind: tuple(users) for kind, users in entry.get("used_by", {}).items()}),
+        "other_repos": tuple(entry.get("other_repos", ())),
+        "other_folders": tuple(entry.get("other_folders", ())),
+    }
+    asset = Asset(name=name, **{**entry, **read})
     assert asset.layout in get_args(Layout), f"{name}: layout {asset.layout!r}"
     return asset
 

@@ -59,6 +59,23 @@ config = click.option("--config", type=click.Path(path_type=Path), help="Setting
                       "~/.config/tunebench/config.toml. See docs/cluster.md.")  # fmt: skip
 
 
+_EXECUTION = (
+    click.option("--dtype", type=click.Choice(("fp32", "bf16", "fp16")),
+                 help="Of the base model's frozen weights. Default: fp32 on a CPU, bf16 on a GPU."),
+    click.option("--attention-slicing", is_flag=True, help="Less memory, slower: attention head by head."),
+    click.option("--vae-slicing", is_flag=True, help="Less memory: decode image by image."),
+    click.option("--vae-tiling", is_flag=True, help="Less memory: decode big images tile by tile."),
+    click.option("--compile", is_flag=True, help="torch.compile of the denoiser; compiling is off the budget's clock."),
+)  # fmt: skip
+
+
+def execution_options(command: Command) -> Command:
+    """How a base model is computed; they arrive as the fields of ``bench.diffusion.execution.Execution``."""
+    for option in reversed(_EXECUTION):
+        command = option(command)
+    return command
+
+
 def split_settings(pairs: Sequence[str]) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:
     """``--set`` pairs of tuners, and those of launchers by launcher: ``slurm.partition=gpu`` is the launcher's.
 

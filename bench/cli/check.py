@@ -9,8 +9,11 @@ from bench.cli import _options as o
 
 @click.command("tuner")
 @click.argument("name")
+@click.option(
+    "--base", type=click.Choice(("sd", "sdxl", "sd3")), default="sd", show_default=True, help="Kind of base model."
+)
 @o.as_json
-def tuner(name: str, json: bool) -> int:
+def tuner(name: str, base: str, json: bool) -> int:
     """Run the contract suite on a tiny random pipeline: seconds, no weights; exit 1 if a check fails."""
     import dataclasses
 
@@ -19,7 +22,7 @@ def tuner(name: str, json: bool) -> int:
     from bench.engine.plan import choose_tuner
 
     chosen = choose_tuner(name)
-    results = check_tuner(chosen.cls, chosen.config)
+    results = check_tuner(chosen.cls, chosen.config, base=base)
     if json:
         print_json({"checks": [dataclasses.asdict(r) for r in results]})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ N_WRITERS = 16
 @o.config
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
 @click.option("--retry-failed", is_flag=True, help="Run failed ones again.")
+@o.execution_options
 @o.as_json
 def run(
     launcher: str,
@@ -40,12 +42,19 @@ def run(
     config: Path | None,
     device: str,
     retry_failed: bool,
+    dtype: str | None,
+    attention_slicing: bool,
+    vae_slicing: bool,
+    vae_tiling: bool,
+    compile: bool,
     json: bool,
     **options: Any,
 ) -> int:
     """Tune, generate, score and publish. The same command again continues what is missing."""
     from bench.cli._output import print_json
     from bench.core.errors import UserError
+    from bench.diffusion.execution import Execution
+    from bench.diffusion.sources import find_source
     from bench.engine.options import Options
     from bench.engine.plan import make_plan
 
@@ -62,7 +71,12 @@ def run(
     for sentence in dict.fromkeys(sentence for r in kept for sentence in r.absences):
         print(f"absent: {sentence}", file=sys.stderr)
     to_start = _to_start(kept, launch, retry_failed=retry_failed, quiet=json)
-    how = {"device": device, "processes": options["processes"], "micro_batch": options["micro_batch"]}
+    execution = Execution(dtype or "", attention_slicing, vae_slicing, vae_tiling, compile)
+    for run_ in kept:
+        if problems := execution.problems(find_source(run_.model_ref)):
+            raise UserError(problems[0])
+    how = {"device": device, "processes": options["processes"], "micro_batch": options["micro_batch"],
+           "execution": dataclasses.asdict(execution)}  # fmt: skip
     if dry_run:
         lines = launch.describe(_jobs(to_start, runs, how)) if to_start else ["nothing to start"]
         print_json({"dry_run": lines, "runs": [r.spec.run_id for r in to_start]}) if json else print("\n".join(lines))
@@ -125,7 +139,7 @@ def _launch(runs: Sequence[PlannedRun], launcher: Launcher, root: Path, how: Map
     """Prepares run folders and starts them. Returns the first exit code that is not 0.
 
     Args:
-        how: what changes no answer: device, processes, micro-batch.
+        how: what changes no answer: device, processes, micro-batch, execution.
     """
     from bench.engine.prepare import prepare
     from bench.engine.progress import Progress

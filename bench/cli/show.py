@@ -84,12 +84,13 @@ def _schema(name: str) -> dict[str, Any]:
 def _reward(name: str) -> dict[str, Any]:
     from rewards.expression import load_reward
 
-    reward = load_reward(name, "cpu")
+    reward = load_reward(name, "cpu", prepare=False)
     return {
         "name": reward.name, "summary": (type(reward).__doc__ or "").strip().splitlines()[0],
         "differentiable": reward.differentiable, "direction": "minimise" if reward.minimise else "maximise",
         "family": reward.family, "unit": reward.unit, "licence": reward.licence,
-        "weights_sha256": reward.weights_sha256,
+        "weights_sha256": reward.weights_sha256, "input_px": reward.input_px or None,
+        "range": reward.value_range, "cost_gmac": reward.cost_gmac or None,
     }  # fmt: skip
 
 

@@ -106,6 +106,12 @@ class Reward(ABC):
     licence: str = ""
     weights_sha256: str = ""
     """Digest of the weights file, "" when there are none."""
+    input_px: int = 0
+    """Side in pixels of what its network sees; 0 takes images as they are."""
+    value_range: tuple[float, float] | None = None
+    """Bounds of the measure, where it has any."""
+    cost_gmac: float = 0.0
+    """10^9 multiply-accumulates of one image through its network; 0 where nobody counted."""
 
     tie_eps: float = 0.0
     """Two images whose measures differ by at most this are a tie: half a win."""
@@ -117,6 +123,11 @@ class Reward(ABC):
         """What keeps it from scoring images of these prompts, each as one sentence with what is valid; asked at plan
         time, of the class (see ``differentiable``)."""
         return []
+
+    def prepare(self) -> None:
+        """Loads what it computes with, where it did not at once: after this, no call waits for a file. A plan, which
+        wants no more than ``identity``, leaves it out."""
+        return
 
     @abstractmethod
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA: Literal["tunebench/record"] = "tunebench/record"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """2 adds adapter scales, sampling cost and micro-batch. 3 adds the cluster job of an attempt, images from elsewhere and
-human studies. Every addition has a default, so older records are read as having none of it."""
+human studies. 4 adds how a model was computed and prompts that were cut. Every addition has a default, so older records are read as having none of it."""
 
 HUMAN_METRICS = ("human", "human-rank", "human-scale")
 """Kinds of figures that ``bench study import`` writes: win rate, mean rank, mean score."""
@@ -72,6 +72,8 @@ class SnapshotEntry(_Strict):
     """LoRA scale that the images were sampled with."""
     u_per_image: float | None = None
     """U-Net evaluations that sampling one image took, hooks included; None where it was not measured."""
+    n_truncated: int | None = None
+    """Prompts whose end the base model's text encoders did not read; None where it was not counted."""
 
 
 class ScaledEntry(_Strict):
@@ -123,8 +125,11 @@ class Provenance(_Strict):
     world_size: int
     """Processes that tuned together."""
     micro_batch: int | None = None
-    """Samples per forward while tuning; None in records of before."""
+    """Samples per forward while tuning, after halvings for want of memory; None in records of before."""
     command: str
+    execution: dict[str, Any] = Field(default_factory=dict)
+    """How the base model was computed, where that is not float32, whole and eager: ``dtype`` bf16 or fp16 of its frozen
+    weights, ``attention_slicing``, ``vae_slicing``, ``vae_tiling``, ``compile``."""
 
 
 class Curve(_Strict):

@@ -51,7 +51,7 @@ class SamplerSpec:
     """How images are sampled."""
 
     scheduler: str = "ddim"
-    """ddim · ddpm · euler · euler-a · dpmpp-2m"""
+    """ddim · ddpm · euler · euler-a · dpmpp-2m; flow-euler of flow models"""
     n_steps: int = 50
     guidance: float = 7.5
     """Classifier-free guidance w: eps_u + w (eps_c - eps_u); 1 turns the unconditional branch off."""

@@ -1,4 +1,5 @@
-"""LoRA (Hu et al., arXiv 2106.09685) on the U-Net's attention: W + (alpha / r) B A on to_q, to_k, to_v and to_out.
+"""LoRA (Hu et al., arXiv 2106.09685) on the denoiser's attention: W + (alpha / r) B A on to_q, to_k, to_v and to_out,
+and in a transformer that reads text beside the image on the text's own projections too.
 
 B = 0 at the start, so a fresh adapter equals the base exactly. The file layout is the one that diffusers'
 ``pipe.load_lora_weights`` reads.
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 
 from bench.core.errors import UserError
+from bench.diffusion.families import of_network
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _NAME = "default"
 
 
@@ -30,7 +31,8 @@ def attach(
     from peft import LoraConfig
 
     detach(unet)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS), lora_dropout=0.0, bias="none")
+    targets = list(of_network(unet).targets)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):  # nn.Linear draws its own start from the global generator
         unet.add_adapter(config, adapter_name=_NAME)
     for name, parameter in unet.named_parameters():
@@ -82,17 +84,17 @@ def load_adapter_state(unet: Any, state: Mapping[str, torch.Tensor]) -> None:
 
 def save_adapter(unet: Any, folder: Path) -> None:
     """Writes ``pytorch_lora_weights.safetensors``, which plain diffusers opens with ``pipe.load_lora_weights``."""
-    from diffusers import StableDiffusionPipeline
+    import diffusers
     from peft.utils import get_peft_model_state_dict
 
     # diffusers takes alpha = rank unless the metadata says otherwise
     config = unet.peft_config[_NAME].to_dict()
     config["target_modules"] = sorted(config["target_modules"])
-    StableDiffusionPipeline.save_lora_weights(
-        str(folder),
-        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=_NAME),
-        unet_lora_adapter_metadata=config,
-    )
+    family = of_network(unet)
+    getattr(diffusers, family.pipeline).save_lora_weights(str(folder), **{
+        f"{family.denoiser}_lora_layers": get_peft_model_state_dict(unet, adapter_name=_NAME),
+        f"{family.denoiser}_lora_adapter_metadata": config,
+    })  # fmt: skip
 
 
 def load_adapter(unet: Any, folder: Path) -> None:
@@ -107,13 +109,15 @@ def load_adapter(unet: Any, folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     path = folder / "pytorch_lora_weights.safetensors"
+    part = of_network(unet).denoiser
     try:
         with safe_open(str(path), framework="pt") as opened:
-            tensors = {key.removeprefix("unet."): opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            tensors = {key.removeprefix(f"{part}."): opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             config = json.loads(opened.metadata()["lora_adapter_metadata"])
+        rank, alpha = int(config[f"{part}.r"]), float(config[f"{part}.lora_alpha"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as err:
         raise UserError(f"the adapter {path} cannot be read: {err}", valid="a file written by save_adapter") from err
-    attach(unet, rank=int(config["unet.r"]), alpha=float(config["unet.lora_alpha"]), generator=torch.Generator())
+    attach(unet, rank=rank, alpha=alpha, generator=torch.Generator())
     set_peft_model_state_dict(unet, tensors, adapter_name=_NAME)
 
 

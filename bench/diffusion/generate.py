@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import torch
 from bench.core.contract import Patch
 from bench.core.seeds import derive_seed
 from bench.core.types import Prompt, SamplerSpec
+from bench.diffusion.memory import Say, free, is_out_of_memory
 from bench.diffusion.models import BaseModel
 from bench.diffusion.samplers import Noise, Sampler, build_sampler, conditions, predict_eps
 
@@ -106,11 +107,13 @@ def sample_batch(batch: Batch, hooks: Sequence[SamplingHook] = ()) -> torch.Tens
 @torch.no_grad()
 def generate(
     model: BaseModel, prompts: Sequence[Prompt], seeds: Sequence[int], sampler: SamplerSpec, patch: Patch | None = None,
-    *, batch_size: int = 8, done: Collection[tuple[str, int]] = frozenset(),
+    *, batch_size: int = 8, done: Collection[tuple[str, int]] = frozenset(), say: Say = lambda text: None,
 ) -> Iterator[Generated]:  # fmt: skip
-    """Images in suite order, prompts outer and seeds inner.
+    """Images in suite order, prompts outer and seeds inner. A batch that does not fit the device's memory is made in
+    halves, and so are all after it.
 
     Args:
+        say: is told of it.
         done: (prompt id, seed) of images that exist. A batch is skipped only as a whole: the last bits of a matrix
             product may depend on its batch, and a resumed run must repeat the uninterrupted one.
     """
@@ -121,8 +124,36 @@ def generate(
             batch = jobs[lo : lo + batch_size]
             if all((prompt.id, seed) in done for prompt, seed in batch):
                 continue
-            noise = Noise([image_seed(prompt, seed) for prompt, seed in batch])
-            x = sample_latents(model, [prompt.text for prompt, _ in batch], noise, sampler, patch.hooks)
-            images = model.decode(x).float().cpu()
-            for (prompt, seed), image in zip(batch, images, strict=True):
-                yield Generated(prompt, seed, image)
+            n_made = 0
+            while n_made < len(batch):
+                part = batch[n_made : n_made + model.fits.at_once("sampled", len(batch))]
+                images = _try(lambda: _images(model, part, sampler, patch, say), model, "sampled", len(part), say)  # noqa: B023
+                if images is not None:
+                    yield from (Generated(*job, image) for job, image in zip(part, images, strict=True))
+                    n_made += len(part)
+
+
+def _images(
+    model: BaseModel, jobs: Sequence[tuple[Prompt, int]], sampler: SamplerSpec, patch: Patch, say: Say
+) -> torch.Tensor:
+    """(B, 3, H, W) of prompts and noise seeds, on the CPU. What is sampled is not sampled again for want of memory to
+    decode it."""
+    noise = Noise([image_seed(prompt, seed) for prompt, seed in jobs])
+    x = sample_latents(model, [prompt.text for prompt, _ in jobs], noise, sampler, patch.hooks)
+    decoded: list[torch.Tensor] = []
+    while (lo := sum(map(len, decoded))) < len(x):
+        part = x[lo : lo + model.fits.at_once("decoded", len(x))]
+        images = _try(lambda: model.decode(part).float().cpu(), model, "decoded", len(part), say)  # noqa: B023
+        decoded += [] if images is None else [images]
+    return torch.cat(decoded)
+
+
+def _try(make: Callable[[], torch.Tensor], model: BaseModel, kind: str, n: int, say: Say) -> torch.Tensor | None:
+    """What ``make`` makes of ``n`` images; None where memory ran out and fewer are to be tried."""
+    try:
+        return make()
+    except Exception as err:
+        if not (is_out_of_memory(err) and model.fits.halve(kind, n, say)):
+            raise
+    free()
+    return None

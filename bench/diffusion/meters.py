@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.contract import Reward
@@ -74,6 +75,7 @@ class Meters:
         self._active_s = 0.0
         self._flops: FlopTable = {} if flops is None else flops
         self._handles: list[Any] = []
+        self._tiled = False
 
     def __enter__(self) -> Meters:
         unet, decoder = self._model.unet, self._model.vae.decoder
@@ -85,6 +87,10 @@ class Meters:
             decoder.register_forward_hook(self._after_decoder),
             register_optimizer_step_post_hook(self._on_step),
         ]
+        if hasattr(self._model.vae, "tiled_decode"):
+            self._handles.append(_Wrapped(self._model.vae, "tiled_decode", self._on_tiles))
+        if self._model.compiled:
+            self._handles.append(_WhileCompiling(self.pause))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -143,13 +149,17 @@ class Meters:
 
     def _denoiser_flops(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, float, float]:
         """Rows of a call, and the FLOPs of a row forward and backward."""
-        x_in, t = _inputs(args, kwargs)
-        cond = kwargs.get("encoder_hidden_states", args[2] if len(args) > 2 else None)
-        assert cond is not None
-        inputs = [x_in[:1].detach(), cond[:1].detach()]
-        t_row = t[:1] if isinstance(t, torch.Tensor) and t.ndim else t  # a timestep for all rows, or one for each
-        flops = self._flops_per_row("unet", inputs, lambda x, c: unet(x, t_row, encoder_hidden_states=c).sample)
-        return int(x_in.shape[0]), *flops
+        n = int(_latents(args, kwargs).shape[0])
+        # the row's own part of every input: latents first, a timestep for all rows or one for each, text, added ones
+        leaves, tree = tree_flatten((args, dict(kwargs)))
+        of_row = [k for k, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.ndim]
+        inputs = [leaves[k].detach()[:1] if len(leaves[k]) == n else leaves[k].detach() for k in of_row]
+
+        def one_row(*row: torch.Tensor) -> torch.Tensor:
+            row_args, row_kwargs = tree_unflatten(_replaced(leaves, dict(zip(of_row, row, strict=True))), tree)
+            return _prediction(unet(*row_args, **row_kwargs))
+
+        return n, *self._flops_per_row("unet", inputs, one_row)
 
     def _before_denoiser(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._paused:
@@ -158,15 +168,24 @@ class Meters:
             self.charge("flops", fwd * rows)
 
     def _after_denoiser(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        prediction: Any = out.sample if hasattr(out, "sample") else out[0]
+        prediction = _prediction(out)
         if not self._paused and prediction.requires_grad:
             rows, _, bwd = self._denoiser_flops(unet, args, kwargs)
             prediction.register_hook(lambda _: self._on_backward("denoiser_bwd", rows, bwd))
 
+    def _on_tiles(self, decode: Callable[..., Any], z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """An image that is decoded tile by tile is one image; each tile's FLOPs count."""
+        self.charge("images", z.shape[0])
+        self._tiled = True
+        try:
+            return decode(z, *args, **kwargs)
+        finally:
+            self._tiled = False
+
     def _before_decoder(self, decoder: Any, args: tuple[Any, ...]) -> None:
         if not self._paused:
             fwd, _ = self._flops_per_row("decoder", [args[0][:1].detach()], decoder)
-            self.charge("images", args[0].shape[0])
+            self.charge("images", 0 if self._tiled else args[0].shape[0])
             self.charge("flops", fwd * args[0].shape[0])
 
     def _after_decoder(self, decoder: Any, args: tuple[Any, ...], out: Any) -> None:
@@ -209,6 +228,10 @@ class Meters:
 
     # -- FLOPs
 
+    def _eager(self) -> AbstractContextManager[Any]:
+        """Compiled code hides its operations from the counter."""
+        return torch.compiler.set_stance("force_eager") if self._model.compiled else nullcontext()
+
     def _flops_per_row(
         self, name: str, row: list[torch.Tensor], call: Callable[..., torch.Tensor]
     ) -> tuple[float, float]:
@@ -221,7 +244,7 @@ class Meters:
             first = row[0].clone().requires_grad_()
             # hooks of our own hide the measurement from a checkpoint that this call may be inside of
             mine = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
-            with self.pause(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), mine:
+            with self.pause(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), mine, self._eager():
                 with FlopCounterMode(display=False) as forward:
                     out = call(first, *row[1:])
                 backward_flops = 0
@@ -234,6 +257,41 @@ class Meters:
         return self._flops[key]
 
 
+class _Wrapped:
+    """A method of an object that another is called with instead, until ``remove``."""
+
+    def __init__(self, owner: Any, name: str, by: Callable[..., Any]) -> None:
+        self._owner, self._name = owner, name
+        inner = getattr(owner, name)
+        setattr(owner, name, lambda *args, **kwargs: by(inner, *args, **kwargs))
+
+    def remove(self) -> None:
+        delattr(self._owner, self._name)  # the class's own is there again
+
+
+class _WhileCompiling:
+    """Is inside ``pause`` while torch compiles, forward or backward, until ``remove``."""
+
+    def __init__(self, pause: Callable[[], AbstractContextManager[None]]) -> None:
+        from torch._dynamo.callback import callback_handler
+
+        self._handler, self._pause = callback_handler, pause
+        self._open: list[AbstractContextManager[None]] = []
+        self._handler.register_start_callback(self._start)
+        self._handler.register_end_callback(self._end)
+
+    def _start(self, _: Any) -> None:
+        self._open.append(self._pause())
+        self._open[-1].__enter__()
+
+    def _end(self, _: Any) -> None:
+        self._open.pop().__exit__(None, None, None)
+
+    def remove(self) -> None:
+        self._handler.remove_start_callback(self._start)
+        self._handler.remove_end_callback(self._end)
+
+
 @contextmanager
 def denoiser_rows(model: BaseModel) -> Iterator[Tally]:
     """Counts forwards of the U-Net inside, by sample and branch, as ``denoiser_fwd``: what sampling an image costs. No
@@ -241,7 +299,7 @@ def denoiser_rows(model: BaseModel) -> Iterator[Tally]:
     tally = Tally()
 
     def count(unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        tally.charge("denoiser_fwd", _inputs(args, kwargs)[0].shape[0])
+        tally.charge("denoiser_fwd", _latents(args, kwargs).shape[0])
 
     handle = model.unet.register_forward_pre_hook(count, with_kwargs=True)
     try:
@@ -250,10 +308,20 @@ def denoiser_rows(model: BaseModel) -> Iterator[Tally]:
         handle.remove()
 
 
-def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Latents and timestep of a U-Net call, however they were passed."""
-    x_in, t = (*args, *kwargs.values())[:2]
-    return x_in, t
+def _latents(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """Of a call of the denoiser, however they were passed: a U-Net's ``sample``, a transformer's ``hidden_states``."""
+    given = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+    assert isinstance(given, torch.Tensor)
+    return given
+
+
+def _prediction(out: Any) -> torch.Tensor:
+    found: torch.Tensor = out.sample if hasattr(out, "sample") else out[0]
+    return found
+
+
+def _replaced(leaves: Sequence[Any], by: Mapping[int, Any]) -> list[Any]:
+    return [by.get(k, leaf) for k, leaf in enumerate(leaves)]
 
 
 class _MeteredReward(Reward):
@@ -262,7 +330,8 @@ class _MeteredReward(Reward):
     def __init__(self, inner: Reward, meters: Meters) -> None:
         self._inner = inner
         self._meters = meters
-        for name in ("name", "differentiable", "minimise", "family", "unit", "licence", "weights_sha256"):
+        for name in ("name", "differentiable", "minimise", "family", "unit", "licence", "weights_sha256", "input_px",
+                     "value_range", "cost_gmac"):  # fmt: skip
             setattr(self, name, getattr(inner, name))
 
     def measure(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Base models: a latent-diffusion pipeline's parts behind the few calls that sampling and tuning need.
 
-The U-Net predicts in the parametrisation it was trained in; ``bench.diffusion.samplers`` converts. Shapes: latents
+The denoiser predicts in the parametrisation it was trained in; ``bench.diffusion.samplers`` converts. Shapes: latents
 (B, C, h, w), text conditions (B, L, D), images (B, 3, H, W) float32 in [0, 1].
 """
 
@@ -19,43 +19,68 @@ import torch
 from bench.core.contract import Patch
 from bench.core.errors import UserError
 from bench.diffusion import adapters
+from bench.diffusion.families import FAMILIES, family_of, images_of
+from bench.diffusion.memory import Fits
 from bench.diffusion.sources import ModelSource, find_source
 
-_MAX_CACHED_TEXTS = 1024
-"""77 x 768 float32 is 0.24 MB: a full cache of SD1.5 is a quarter of a gigabyte."""
+_MAX_CACHED_BYTES = 2**28
+"""Text conditions that are kept: a thousand of SD1.5 in float32 (77 x 768 numbers each), fifty of SD3 with T5."""
 
 
 class BaseModel:
-    """The frozen parts of a pipeline and at most one trainable adapter on its U-Net."""
+    """The frozen parts of a pipeline and at most one trainable adapter on its denoiser.
+
+    Which pipelines differ in what is in ``bench.diffusion.families``.
+    """
 
     def __init__(
         self, pipeline: Any, source: ModelSource, *, device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         self.source = source
-        self.unet = pipeline.unet
+        self.family = family_of(pipeline)
+        self.unet = getattr(pipeline, self.family.denoiser)
+        """The denoiser: a U-Net, or the transformer of a flow model."""
         self.vae = pipeline.vae
         self.text_encoder = pipeline.text_encoder
         self.tokenizer = pipeline.tokenizer
-        self.scheduler_config: Mapping[str, Any] = dict(pipeline.scheduler.config)
+        self.scheduler_config: Mapping[str, Any] = {
+            **pipeline.scheduler.config,
+            "_class_name": type(pipeline.scheduler).__name__,
+        }
         self.device = torch.device(device)
-        self._unet_dtype = dtype
+        self.network_dtype = dtype
+        """Of the denoiser's frozen weights."""
         # kept, as the libraries' own ``dtype`` walks all modules at each call
         self.dtype = torch.float64 if dtype == torch.float64 else torch.float32
         """Of latents, scheduler arithmetic and adapter: float32, or float64 where the whole model is (tests)."""
-        for part in (self.unet, self.vae, self.text_encoder):
+        for part in (self.unet, self.vae, *self.family.text_encoders):
             part.eval().requires_grad_(False)
-            # only the U-Net is worth halving; the autoencoder overflows in float16 (diffusers #7188). The plain
-            # Module.to, because diffusers' own logs advice about a list that is empty here
-            torch.nn.Module.to(part, device=self.device, dtype=dtype if part is self.unet else self.dtype)
+            # The plain Module.to, because diffusers' own logs advice about a list that is empty here
+            torch.nn.Module.to(part, device=self.device, dtype=self._dtype_of(part))
         self.truncated: set[str] = set()
-        """Prompts that did not fit the text encoder; their end was cut, the end-of-text token kept."""
+        """Prompts that did not fit some text encoder; their end was cut, the end-of-text token kept."""
+        self.fits = Fits()
+        self.computed: Mapping[str, Any] = {}
+        """How, where that is not the plain way: see ``bench.diffusion.execution``."""
+        self.compiled = False
         self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._cached_bytes = 0
+
+    def _dtype_of(self, part: Any) -> torch.dtype:
+        """The denoiser is worth halving, and T5, which overflows in float16; the autoencoder overflows too (diffusers
+        #7188) and stays as precise as the latents, and so do the CLIP towers, whose work is done once a text."""
+        if part is self.unet:
+            return self.network_dtype
+        if type(part).__name__.startswith("T5") and self.dtype == torch.float32:
+            return _half_t5(self.network_dtype)
+        return self.dtype
 
     @property
     def prediction_type(self) -> str:
-        """``epsilon``, ``v_prediction`` or ``sample``: what the U-Net was trained to predict."""
-        return str(self.scheduler_config.get("prediction_type", "epsilon"))
+        """``epsilon``, ``v_prediction`` or ``sample``: what the U-Net was trained to predict; ``flow_prediction`` is
+        the velocity eps - x0 of a flow model."""
+        return "flow_prediction" if self.family.flow else str(self.scheduler_config.get("prediction_type", "epsilon"))
 
     @property
     def vae_factor(self) -> int:
@@ -66,42 +91,49 @@ class BaseModel:
         """(C, h, w) for images of ``resolution`` pixels a side, by default the model's own.
 
         Raises:
-            UserError: a resolution that is no multiple of the autoencoder's factor.
+            UserError: a resolution that is no multiple of what the model can draw.
         """
         side = int(self.unet.config.sample_size)
         if resolution is not None:
-            if resolution <= 0 or resolution % self.vae_factor:
-                raise UserError(f"resolution = {resolution}", valid=f"a multiple of {self.vae_factor}")
+            # a transformer reads latents in patches
+            multiple = self.vae_factor * int(self.unet.config.get("patch_size", 1))
+            if resolution <= 0 or resolution % multiple:
+                raise UserError(f"resolution = {resolution}", valid=f"a multiple of {multiple}")
             side = resolution // self.vae_factor
         return int(self.unet.config.in_channels), side, side
 
     def encode_prompts(self, texts: Sequence[str]) -> torch.Tensor:
-        """(B, L, D) text conditions. Each text is encoded alone and cached, so that a condition never depends on which
-        prompts shared its batch (kill and resume changes batches, and must not change bits)."""
+        """(B, L, D) text conditions, as ``denoiser`` takes them. Each text is encoded alone and cached, so that a
+        condition never depends on which prompts shared its batch (kill and resume changes batches, and must not change
+        bits). The empty text is the unconditional branch."""
         return torch.stack([self._encode(text) for text in texts])
 
     def _encode(self, text: str) -> torch.Tensor:
         cached = self._texts.get(text)
         if cached is None:
-            length = self.tokenizer.model_max_length
-            if len(self.tokenizer(text, truncation=False, verbose=False).input_ids) > length:
+            if self.family.is_cut(text):
                 self.truncated.add(text)
-            ids = self.tokenizer(
-                text, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-            ).input_ids.to(self.device)
             with torch.no_grad():
-                cached = self.text_encoder(ids)[0][0].to(self.dtype)
+                cached = self.family.pack(*self.family.encode(text, self.device)).to(self.dtype)
             self._texts[text] = cached
-            if len(self._texts) > _MAX_CACHED_TEXTS:
-                self._texts.popitem(last=False)
+            self._cached_bytes += cached.nbytes
+            while self._cached_bytes > _MAX_CACHED_BYTES and len(self._texts) > 1:
+                self._cached_bytes -= self._texts.popitem(last=False)[1].nbytes
         else:
             self._texts.move_to_end(text)
         return cached
 
+    def split(self, cond: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What attention reads of conditions (B, L, D), and the pooled embedding below it, (B, P) or None."""
+        return self.family.split(cond)
+
     def denoiser(self, x_in: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        """The U-Net: scaled latents (N, C, h, w), timestep (), conditions (N, L, D) → raw prediction (N, C, h, w)."""
-        kind = self._unet_dtype
-        out: torch.Tensor = self.unet(x_in.to(kind), t.to(self.device), encoder_hidden_states=cond.to(kind)).sample
+        """The network: scaled latents (N, C, h, w), timestep () or (N,), conditions (N, L, D) → its raw prediction
+        (N, C, h, w)."""
+        kind = self.network_dtype
+        text, pooled = self.split(cond.to(kind))
+        args, kwargs = self.family.arguments(x_in.to(kind), t.to(self.device), text, pooled, self.vae_factor)
+        out: torch.Tensor = self.unet(*args, **kwargs).sample
         return out.to(self.dtype)
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
@@ -109,7 +141,7 @@ class BaseModel:
 
         The clamp cuts the gradient of saturated pixels, as in ReFL's code; tuners log the saturated share.
         """
-        decoded = self.vae.decode(x / self.vae.config.scaling_factor).sample
+        decoded = self.vae.decode(images_of(x, self.vae.config)).sample
         images: torch.Tensor = (decoded / 2 + 0.5).clamp(0, 1)
         return images
 
@@ -136,10 +168,11 @@ def load_model(
     name_or_folder: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
     revision: str | None = None,
 ) -> BaseModel:  # fmt: skip
-    """A base model by registered name or folder, through ``StableDiffusionPipeline.from_pretrained``.
+    """A base model by registered name, folder or hub id, through the pipeline class that its files name.
 
     Args:
-        dtype: of the U-Net's frozen weights; adapter, autoencoder and scheduler arithmetic are float32 whatever it is.
+        dtype: of the denoiser's frozen weights; adapter, autoencoder and scheduler arithmetic are float32 whatever it
+            is.
         revision: commit of a hub repository, in place of the pinned one.
 
     Raises:
@@ -148,32 +181,42 @@ def load_model(
     source = find_source(name_or_folder, revision=revision)
     if source.is_folder:
         check_files(Path(source.location))
-    return BaseModel(_pipeline(source), source, device=device, dtype=dtype)
+    return BaseModel(_pipeline(source, dtype), source, device=device, dtype=dtype)
 
 
-def _pipeline(source: ModelSource) -> Any:
-    kwargs: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+def _pipeline(source: ModelSource, dtype: torch.dtype) -> Any:
+    """The diffusers pipeline of the source. Raises UserError."""
+    name = source.pipeline_class() or "StableDiffusionPipeline"
+    family = FAMILIES[name]
+    kwargs: dict[str, Any] = dict.fromkeys((*source.without, *source.absent_parts()))
+    if name == "StableDiffusionPipeline":
+        kwargs |= {"safety_checker": None, "requires_safety_checker": False}
+    # what is halved anyway is not read at full size first: T5 alone is 19 GB in float32
+    kwargs["dtype"] = {family.denoiser: dtype, "text_encoder_3": _half_t5(dtype), "default": torch.float32}
     if source.is_folder:
         kwargs["local_files_only"] = True
     else:
         kwargs["revision"] = source.pinned or None
     try:
         with quiet():
-            from diffusers import StableDiffusionPipeline
+            import diffusers
 
-            return StableDiffusionPipeline.from_pretrained(source.location, **kwargs)
+            return getattr(diffusers, name).from_pretrained(source.location, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as err:
         reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
         if source.is_folder:
             raise UserError(
-                f"{source.location} does not load as a Stable Diffusion pipeline: {reason}",
-                valid="the layout of StableDiffusionPipeline.save_pretrained",
+                f"{source.location} does not load as a {name}: {reason}", valid=f"the layout of {name}.save_pretrained"
             ) from err
         raise UserError(
             f"the files of model {source.name!r} ({source.location}) are neither cached here nor reachable: {reason}",
-            valid=f"a machine with internet, or a copy of the repository at revision {source.pinned}",
+            valid=f"a machine with internet, or a copy of the repository{source.at_revision()}",
             hint=f"--model {source.name}=/path/to/folder",
         ) from err
+
+
+def _half_t5(dtype: torch.dtype) -> torch.dtype:
+    return torch.bfloat16 if dtype in (torch.float16, torch.bfloat16) else torch.float32
 
 
 @contextmanager

@@ -7,6 +7,10 @@ prediction; x0_hat = (x_in - sigma eps_hat) / alpha.
 
 Every sampler steps in eps: other parametrisations are converted first, so that a method defined by which predictions
 carry gradient (DRTune) means the same for an eps- and a v-model (section 1.4).
+
+A flow model (Esser et al., arXiv 2403.03206) draws a straight path, x = (1 - s) x0 + s eps, and predicts its velocity
+v = eps - x0. At s = 1 no x0 follows from eps_hat, so that v_hat takes eps_hat's place in all that follows:
+x' = x + (s' - s) v_hat and x0_hat = x - s v_hat, hence kappa = s' - s, and -s where a rollout stops early.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from bench.core.types import SamplerSpec
 from bench.diffusion.models import BaseModel
 
 SCHEDULERS = ("ddim", "ddpm", "euler", "euler-a", "dpmpp-2m")
+FLOW_SCHEDULERS = ("flow-euler",)
+"""Of flow models, which take no other."""
 
 
 class Noise:
@@ -59,17 +65,21 @@ class Sampler:
         scheduler = self._scheduler()
         self.timesteps: torch.Tensor = scheduler.timesteps
         """(T,), falling; on the CPU."""
+        self.c: torch.Tensor = torch.ones(spec.n_steps, dtype=torch.float64)
+        if spec.scheduler in FLOW_SCHEDULERS:
+            self.sigma: torch.Tensor = scheduler.sigmas[:-1].double()
+            self.alpha: torch.Tensor = 1 - self.sigma
+            return
         abar = scheduler.alphas_cumprod.double()
         if spec.scheduler in ("euler", "euler-a"):
             lam = scheduler.sigmas[:-1].double()
-            self.c: torch.Tensor = (lam**2 + 1).sqrt()
+            self.c = (lam**2 + 1).sqrt()
         else:
-            self.c = torch.ones(spec.n_steps, dtype=torch.float64)
             lam = ((1 - abar) / abar).sqrt()[self.timesteps]
             if spec.scheduler == "ddim":
                 _check_ddim_grid(spec, self.timesteps, int(scheduler_config["num_train_timesteps"]))
-        self.alpha: torch.Tensor = 1 / (lam**2 + 1).sqrt()
-        self.sigma: torch.Tensor = lam * self.alpha
+        self.alpha = 1 / (lam**2 + 1).sqrt()
+        self.sigma = lam * self.alpha
 
     @property
     def n_steps(self) -> int:
@@ -88,7 +98,8 @@ class Sampler:
         return x / self.c[i]
 
     def eps(self, i: int, prediction: torch.Tensor, x_in: torch.Tensor) -> torch.Tensor:
-        """The U-Net's prediction as noise: eps itself, alpha v + sigma x_in, or (x_in - alpha x0) / sigma."""
+        """The network's prediction as noise: eps itself, alpha v + sigma x_in, or (x_in - alpha x0) / sigma. The
+        velocity of a flow model stays what it is."""
         if self.prediction_type == "v_prediction":
             return self.alpha[i] * prediction + self.sigma[i] * x_in
         if self.prediction_type == "sample":
@@ -97,6 +108,8 @@ class Sampler:
 
     def x0_hat(self, i: int, eps_hat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """The clean latent that (x_i, eps_hat) predict. Written out, as DPM++'s scheduler does not return it."""
+        if self.spec.scheduler in FLOW_SCHEDULERS:
+            return x - self.sigma[i] * eps_hat
         return (self.model_input(i, x) - self.sigma[i] * eps_hat) / self.alpha[i]
 
     def _scheduler(self) -> Any:
@@ -117,6 +130,8 @@ class Walk:
 
     def start(self, noise: torch.Tensor) -> torch.Tensor:
         """x of step 0 from standard-normal noise (B, C, h, w)."""
+        if self.sampler.spec.scheduler in FLOW_SCHEDULERS:
+            return noise  # as the pipeline starts, also where its first s is below 1
         scaled: torch.Tensor = noise * self._scheduler.init_noise_sigma
         return scaled
 
@@ -163,7 +178,8 @@ def guide(eps_u: torch.Tensor, eps_c: torch.Tensor, w: float) -> torch.Tensor:
 def predict_eps(
     model: BaseModel, sampler: Sampler, i: int, x: torch.Tensor, cond: torch.Tensor, uncond: torch.Tensor | None
 ) -> torch.Tensor:
-    """eps_hat of step i: both branches in one U-Net call. Shapes: x (B, C, h, w), conditions (B, L, D)."""
+    """eps_hat of step i (v_hat of a flow model): both branches in one U-Net call. Shapes: x (B, C, h, w), conditions
+    (B, L, D)."""
     x_in = sampler.model_input(i, x)
     t = sampler.timesteps[i]
     if uncond is None:
@@ -182,7 +198,8 @@ def build_sampler(model: BaseModel, spec: SamplerSpec) -> Sampler:
     """The sampler ``spec`` on the model's own noise schedule.
 
     Raises:
-        UserError: a scheduler we do not have, clipping or thresholding, or a step count that DDIM's grid cannot hold.
+        UserError: a scheduler we do not have or that is not for this kind of model, clipping or thresholding, or a
+            step count that DDIM's grid cannot hold.
     """
     return Sampler(spec, model.scheduler_config, model.prediction_type)
 
@@ -193,6 +210,7 @@ def _scheduler_class(name: str) -> Any:
     return {
         "ddim": diffusers.DDIMScheduler, "ddpm": diffusers.DDPMScheduler, "euler": diffusers.EulerDiscreteScheduler,
         "euler-a": diffusers.EulerAncestralDiscreteScheduler, "dpmpp-2m": diffusers.DPMSolverMultistepScheduler,
+        "flow-euler": diffusers.FlowMatchEulerDiscreteScheduler,
     }[name]  # fmt: skip
 
 
@@ -209,15 +227,31 @@ def check_sampler(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> Non
         Sampler(spec, scheduler_config, "epsilon")
 
 
+def is_flow(scheduler_config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's config is that of a flow model."""
+    return str(scheduler_config.get("_class_name", "")).startswith("FlowMatch")
+
+
 def _check_settings(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> None:
-    if spec.scheduler not in SCHEDULERS:
-        raise UserError(f"there is no sampler named {spec.scheduler!r}", valid=", ".join(SCHEDULERS))
+    fitting = FLOW_SCHEDULERS if is_flow(scheduler_config) else SCHEDULERS
+    if spec.scheduler not in (*SCHEDULERS, *FLOW_SCHEDULERS):
+        raise UserError(f"there is no sampler named {spec.scheduler!r}", valid=", ".join(fitting))
+    if spec.scheduler not in fitting:
+        raise UserError(f"{spec.scheduler} on a {'flow' if is_flow(scheduler_config) else 'diffusion'} model",
+                        valid=", ".join(fitting))  # fmt: skip
+    made_for = str(scheduler_config.get("_class_name", ""))
+    if made_for.startswith("EDM"):
+        raise UserError(f"the model's scheduler is a {made_for}, whose noise levels no sampler here has",
+                        valid="models of the DDPM or the flow-matching family")  # fmt: skip
     if spec.eta and spec.scheduler != "ddim":
         raise UserError(f"eta = {spec.eta} with {spec.scheduler}", valid="eta belongs to ddim; others leave it 0")
     if not 0 <= spec.eta <= 1:
         raise UserError(f"eta = {spec.eta}", valid="0 (deterministic) to 1 (as DDPM)")
     # a latent has no range to clip to, and under clipping the gradient is no multiple of dr/dx (section 1.4)
     unset = set(scheduler_config.get("_use_default_values", ()))
+    for key in ("use_dynamic_shifting", "stochastic_sampling", "invert_sigmas"):
+        if is_flow(scheduler_config) and scheduler_config.get(key):
+            raise UserError(f"the model's scheduler config sets {key}", valid=f"{key} false, as in SD3 and SD3.5")
     for key in ("clip_sample", "thresholding"):
         if scheduler_config.get(key) and key not in unset:
             raise UserError(
@@ -235,6 +269,8 @@ def _checked_config(spec: SamplerSpec, scheduler_config: Mapping[str, Any]) -> d
     unset = set(scheduler_config.get("_use_default_values", ()))
     # what the model's file leaves open is each scheduler's own default, as in diffusers (timestep_spacing, above all)
     config = {k: v for k, v in scheduler_config.items() if not k.startswith("_") and k not in unset}
+    if is_flow(scheduler_config):
+        return config
     config |= {"clip_sample": False, "thresholding": False, "prediction_type": "epsilon"}
     if spec.scheduler == "dpmpp-2m":
         config |= {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}

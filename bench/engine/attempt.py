@@ -123,10 +123,14 @@ def commit() -> tuple[str | None, bool | None]:
     return head, None if changes is None else bool(changes)
 
 
-def provenance(device: str, n_threads: int, command: str, world_size: int, micro_batch: int) -> Provenance:
+def provenance(
+    device: str, n_threads: int, command: str, world_size: int, micro_batch: int,
+    execution: Mapping[str, Any] | None = None,
+) -> Provenance:  # fmt: skip
     """Where the result comes from."""
     head, dirty = commit()
     return Provenance(
         commit=head, dirty=dirty, packages=packages(), python=platform.python_version(), platform=platform.platform(),
         device=device, n_threads=n_threads, world_size=world_size, micro_batch=micro_batch, command=command,
+        execution=dict(execution or {}),
     )  # fmt: skip

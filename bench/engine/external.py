@@ -33,7 +33,7 @@ from bench.core.record import (
     is_human,
 )  # fmt: skip
 from bench.core.types import RunSpec, Suite
-from bench.diffusion.models import load_model
+from bench.diffusion.execution import Execution
 from bench.diffusion.sources import find_source
 from bench.engine import imaging, scoring
 from bench.engine.attempt import provenance
@@ -140,8 +140,8 @@ def _spec(request: Request, images_digest: str) -> RunSpec:
         suite=s.id, suite_name=s.name, edition=s.edition, variant=s.variant, prompt_hash=s.prompt_hash,
         train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision(),
         model_defaults={}, tuner=request.name, tuner_version=1, label=request.name, tuner_sha256="", settings={},
-        reward="", budget=s.budget, sampler=s.sampler, train_sampler=s.train_sampler, global_batch=s.global_batch,
-        eval_seeds=s.eval_seeds, fractions=(0.0, 1.0), metrics=s.metrics, seed=0, files={"images": images_digest},
+        reward="", budget=s.budget, sampler=source.sampler(s.sampler), train_sampler=source.sampler(s.train_sampler),
+        global_batch=s.global_batch, eval_seeds=s.eval_seeds, fractions=(0.0, 1.0), metrics=s.metrics, seed=0, files={"images": images_digest},
     )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def _base(
     root = folder.snapshots / scoring.BASE / "images"
     if (root / "index.jsonl").exists():
         return read_folder(root)
-    model = load_model(request["model"], device=request["device"])
+    model = Execution.of(request, request["device"]).load(request["model"], request["device"])
     return imaging.base_images(root, _cache(folder), model, spec, suite, progress, _never)
 
 

@@ -34,6 +34,12 @@ def u_per_image(folder: Path) -> float | None:
     return float(atomic.read_json(folder / COST)["u_per_image"]) if (folder / COST).exists() else None
 
 
+def n_truncated(folder: Path) -> int | None:
+    """Prompts of ``folder`` whose end was cut; None for folders of before this was counted."""
+    found = atomic.read_json(folder / COST).get("n_truncated") if (folder / COST).exists() else None
+    return None if found is None else int(found)
+
+
 def pairs_of(suite: Suite) -> list[tuple[Prompt, int]]:
     """(prompt, noise seed) in the order of the index: prompts outer, seeds inner."""
     return [(prompt, seed) for prompt in suite.prompts for seed in suite.spec.eval_seeds]
@@ -53,16 +59,25 @@ def make_images(
     names = {(prompt.id, seed): f"{i:06d}.png" for i, (prompt, seed) in enumerate(pairs_of(suite))}
     folder.mkdir(parents=True, exist_ok=True)
     done = {key for key, name in names.items() if (folder / name).exists()}
-    n_made = 0
+    n_made = n_rows = 0
     with denoiser_rows(model) as tally, progress.stage(title, len(names), "images", done=len(done)) as stage:
-        for made in generate(model, suite.prompts, spec.eval_seeds, spec.sampler, patch, batch_size=BATCH, done=done):
+
+        def smaller(text: str) -> None:
+            progress.say(text)
+            tally.take()  # what did not fit is no image's cost
+
+        for made in generate(
+            model, suite.prompts, spec.eval_seeds, spec.sampler, patch, batch_size=BATCH, done=done, say=smaller
+        ):  # fmt: skip
             stop()
+            n_rows += int(tally.take().get("denoiser_fwd", 0))
             key = (made.prompt.id, made.seed)
             atomic.write_bytes(folder / names[key], encode_png(made.image))
             stage.advance(key not in done)
             n_made += 1
     if n_made:
-        atomic.write_json(folder / COST, {"u_per_image": tally.take().get("denoiser_fwd", 0.0) / n_made})
+        n_cut = sum(model.family.is_cut(prompt.text) for prompt in suite.prompts)
+        atomic.write_json(folder / COST, {"u_per_image": n_rows / n_made, "n_truncated": n_cut})
     write_index(folder, [
         ImageRef(prompt_id=prompt, seed=seed, path=name, sha256=file_sha256(folder / name))
         for (prompt, seed), name in names.items()
@@ -99,6 +114,7 @@ def base_images(
     key = digest({
         "model": spec.model, "revision": spec.model_revision, "prompts": spec.prompt_hash, "limit": spec.limit,
         "sampler": spec.sampler, "eval_seeds": spec.eval_seeds, "batch": BATCH,
+        **({"computed": model.computed} if model.computed else {}),
     }, 16)  # fmt: skip
     store = cache / "images" / key
     with exclusive(cache / "images" / f"{key}.lock", "the base model's images", wait_s=24 * 3600.0):

@@ -257,6 +257,9 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     s = suite.spec
     _check_batches(s, options)
     source = find_source(options.model or s.model)
+    if source.sampler(s.sampler) != s.sampler:
+        note = f"flow-euler instead of {s.sampler.scheduler}: {source.name} is a flow model, which takes no other"
+        suite = dataclasses.replace(suite, notes=(*suite.notes, note))
     own = tuner.cls.trained_reward(tuner.config, source.name)
     reward = expression.canonical(options.reward or own or s.reward)
     spec = RunSpec(
@@ -265,8 +268,8 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         model_defaults=dict(source.tuning_defaults),
         tuner=tuner.cls.name, tuner_version=tuner.cls.version, label=tuner.label, tuner_sha256=tuner.file_sha256,
         settings=changed_settings(tuner.cls, tuner.config), reward=reward, reward_revision=_reward_revision(reward)[0],
-        budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=s.sampler,
-        train_sampler=s.train_sampler, global_batch=s.global_batch, eval_seeds=s.eval_seeds,
+        budget=parse_budget(options.budget, s.budget, options.hard_limit_s), sampler=source.sampler(s.sampler),
+        train_sampler=source.sampler(s.train_sampler), global_batch=s.global_batch, eval_seeds=s.eval_seeds,
         fractions=parse_fractions(options.fractions, s.fractions),
         metrics=s.metrics, seed=seed, files=_digests(tuner.cls.files(tuner.config)),
     )  # fmt: skip
@@ -307,7 +310,7 @@ def _reward_revision(reward: str) -> tuple[str, UserError | None]:
     from rewards import expression
 
     try:
-        return digest(expression.load_reward(reward).identity(), 12), None
+        return digest(expression.load_reward(reward, prepare=False).identity(), 12), None
     except UserError as err:
         return "", err
 
@@ -345,6 +348,11 @@ def _problems(
         n_train_prompts=len(suite.train_prompts), reward=spec.reward, model=spec.model, seed=spec.seed,
     )  # fmt: skip
     problems += [f"{tuner.label}: {problem}" for problem in tuner_problems(tuner.cls, tuner.config, setup)]
+    if source.is_flow and "attention" in tuner.cls.needs_of(tuner.config):
+        problems.append(
+            f"{tuner.label} leads the attention of a U-Net, and {source.name} is a transformer that reads image and "
+            "text as one: settings without that stage (bench show tuner), or a U-Net (bench list models)"
+        )
     terms = [name for _, name in expression.parse(spec.reward)]
     _, missing_reward = _reward_revision(spec.reward)
     if missing_reward:
@@ -390,8 +398,9 @@ def _sampler_problems(spec: RunSpec, source: ModelSource) -> list[str]:
     any of a thousand steps."""
     from bench.diffusion.samplers import check_sampler
 
-    path = Path(source.location) / "scheduler" / "scheduler_config.json"
-    config = atomic.read_json(path) if path.is_file() else {"num_train_timesteps": 1000}
+    path = source.file("scheduler/scheduler_config.json")
+    unknown = {"num_train_timesteps": 1000, "_class_name": "FlowMatchEulerDiscreteScheduler" if source.is_flow else ""}
+    config = atomic.read_json(path) if path is not None else unknown
     problems: dict[str, None] = {}
     for sampler in (spec.train_sampler, spec.sampler):
         try:
@@ -407,14 +416,11 @@ def _missing_model(source: ModelSource) -> list[str]:
         return []
     if Path(source.location).is_absolute():
         return [f"the files of model {source.name!r} are not in {source.location}"]
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(source.location, "model_index.json", revision=source.pinned), str):
+    if source.file("model_index.json") is not None:
         return []
-    return [
-        f"the files of model {source.name!r} ({source.location}, revision {source.pinned}, {source.licence}) are not "
-        f"on this machine: --model {source.name}=FOLDER with a copy of them"
-    ]
+    facts = ", ".join(filter(None, (source.location + source.at_revision(), source.licence)))
+    return [f"the files of model {source.name!r} ({facts}) are not on this machine: --model {source.name}=FOLDER with "
+            "a copy of them"]  # fmt: skip
 
 
 def packages() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.core.budget import Ledger
@@ -32,6 +32,8 @@ class Recorder:
     device: str
     processes: int
     micro_batch: int
+    execution: Mapping[str, Any] = field(default_factory=dict)
+    """How the base model is computed, where that is not the plain way."""
 
     def make(
         self, status: Status, reason: str, error: ErrorEntry | None, folders: list[tuple[str, ImageFolder]],
@@ -45,14 +47,20 @@ class Recorder:
         n_threads = self.request["n_threads"]
         return Record(
             run_id=self.spec.run_id, status=status, reason=reason, spec=plain(self.spec),
-            settings=dict(self.request["settings"]), suite={**plain(s), "id": s.id}, notes=list(self.suite.notes),
+            settings=dict(self.request["settings"]), suite={**plain(s), "id": s.id},
+            notes=[*self.suite.notes, *self._cut(folders)],
             ranked=limited is None, unranked_reason=limited, ledger=self.ledger(),
             provenance=provenance(
-                self.device, n_threads, self.request["command"], self.processes, self.micro_batch
+                self.device, n_threads, self.request["command"], self.processes, self.micro_batch, self.execution
             ),
             attempts=read_attempts(self.folder), snapshots=[self.snapshot(n, f) for n, f in folders], metrics=entries,
             curve=read_curve(self.folder), artifacts=self._artifacts(folders), error=error,
         )  # fmt: skip
+
+    def _cut(self, folders: list[tuple[str, ImageFolder]]) -> list[str]:
+        n = max((imaging.n_truncated(f.root) or 0 for _, f in folders), default=0)
+        return [f"{n} of {len(self.suite.prompts)} prompts are longer than a text encoder of {self.spec.model} reads: "
+                "their end was cut"] if n else []  # fmt: skip
 
     def _untrained(self, status: Status, folders: list[tuple[str, ImageFolder]]) -> str | None:
         """Why a run whose adapter was never trained is no result: its images are the base model's."""
@@ -76,7 +84,7 @@ class Recorder:
             name=name, fraction=facts["fraction"], spent=facts["spent"],
             adapter=f"snapshots/{name}/adapter" if facts["adapter"] else None, images=f"snapshots/{name}/images",
             n_images=len(images.refs), content_hash=images.content_hash, adapter_scale=facts["adapter_scale"],
-            u_per_image=imaging.u_per_image(root / "images"),
+            u_per_image=imaging.u_per_image(root / "images"), n_truncated=imaging.n_truncated(root / "images"),
         )  # fmt: skip
 
     def _artifacts(self, folders: list[tuple[str, ImageFolder]]) -> list[Artifact]:

@@ -44,7 +44,7 @@ class Trained:
 
 def trained_on(reward: str) -> Trained:
     """Names and families of every term of the run's reward."""
-    terms = [load_reward(name, "cpu") for _, name in parse(reward)]
+    terms = [load_reward(name, "cpu", prepare=False) for _, name in parse(reward)]
     # a weighted sum is itself a judge: it goes by its whole expression
     names = {canonical(reward), *(name for _, name in parse(reward)), *(term.name for term in terms)}
     return Trained(frozenset(names), frozenset(term.family for term in terms) - {""})

@@ -19,6 +19,7 @@ from bench.core.errors import ContractError, UserError
 from bench.core.types import RunSpec, Suite
 from bench.diffusion import adapters
 from bench.diffusion.context import TuningContext
+from bench.diffusion.memory import free, is_out_of_memory
 from bench.diffusion.meters import Meters, Tally, settle
 from bench.diffusion.models import BaseModel
 from bench.diffusion.processes import Processes, ProcessFailed
@@ -32,6 +33,15 @@ from bench.store.runs import RunFolder
 from rewards.expression import load_reward
 
 STOPPED = "stopped"
+FITTING = "fitting.json"
+"""In the run folder: the micro-batch that fitted, so that a later attempt does not find it out again."""
+_OUT_OF_MEMORY = torch.OutOfMemoryError.__name__
+
+
+def fitting_micro_batch(folder: RunFolder) -> int | None:
+    """What an earlier attempt found to fit; None where nothing was too big."""
+    path = folder.root / FITTING
+    return int(atomic.read_json(path)["micro_batch"]) if path.exists() else None
 
 
 def snapshot_name(fraction: float) -> str:
@@ -51,31 +61,55 @@ class Tuning:
     micro_batch: int
     processes: Processes
 
+    aborted: Mapping[str, Any] | None = dataclasses.field(default=None, init=False)
+    """The ledger of the try that memory did not hold."""
+
     def run(self) -> str:
         """Tunes until the budget, the phases or a stop end it; returns which (see ``loop.drive``).
 
         Raises:
             Diverged: non-finite numbers; the snapshots taken so far stay.
-            UserError: out of memory, with what to do.
+            UserError: out of memory with a single sample, with what to do. With several, it goes on with half as many.
             ProcessLost: another process is gone.
         """
-        self.ledger = Ledger(self.spec.budget)
-        self._tally = Tally()
-        alone = self.processes.size == 1
-        charge = self.ledger.charge if alone else self._tally.charge
-        try:
-            return self._run(Meters(self.model, charge, world=self.processes.size))
-        except ProcessFailed as err:
-            raise err.as_own() from err
-        except Exception as err:
-            out_of_memory = self._out_of_memory(err)
-            self.processes.fail(out_of_memory or err)
-            if out_of_memory is not None:
-                raise out_of_memory from err
-            raise
-        finally:
-            # of a unit that failed no process tells another what it did: all did about the same
-            settle(self.ledger.charge, [self._tally.take()] * self.processes.size)
+        while True:
+            self.ledger = Ledger(self.spec.budget)
+            self._tally = Tally()
+            alone = self.processes.size == 1
+            charge = self.ledger.charge if alone else self._tally.charge
+            try:
+                return self._run(Meters(self.model, charge, world=self.processes.size))
+            except ProcessFailed as err:
+                # what one process meets all meet: they halve together, or end together
+                if err.failure.kind != _OUT_OF_MEMORY or self._micro() < 2:
+                    raise err.as_own() from err
+                why = f"in process {err.rank + 1}: {err.failure.message}"
+            except Exception as err:
+                if not is_out_of_memory(err):
+                    self.processes.fail(err)
+                    raise
+                why = str(err).splitlines()[0]
+                if self._micro() < 2:
+                    hopeless = self._out_of_memory(why)
+                    self.processes.fail(hopeless)
+                    raise hopeless from err
+                self.processes.fail(torch.OutOfMemoryError(why))
+            finally:
+                # of a unit that failed no process tells another what it did: all did about the same
+                settle(self.ledger.charge, [self._tally.take()] * self.processes.size)
+            self._halve(why)
+
+    def _micro(self) -> int:
+        """Samples at once, as tuners see it."""
+        return min(self.micro_batch, max(1, self.spec.global_batch // self.processes.size))
+
+    def _halve(self, why: str) -> None:
+        """Goes on from the last checkpoint with half as many samples at once and the same global batch. What was done
+        beyond it, the unit that did not fit included, is lost work, as after a kill."""
+        self.micro_batch = self._micro() // 2
+        self.aborted = self.ledger.to_json()
+        adapters.detach(self.model.unet)
+        free()
 
     def _run(self, meters: Meters) -> str:
         tuner = self._build(meters)
@@ -129,18 +163,13 @@ class Tuning:
         values = [scalars for _, _, scalars in said]
         return {key: sum(v[key] for v in values if key in v) / sum(key in v for v in values) for key in values[0]}
 
-    def _out_of_memory(self, err: Exception) -> UserError | None:
-        """What to do about an allocation that failed; None for any other error."""
-        # torch raises a bare RuntimeError when the CPU's allocator fails
-        if not isinstance(err, torch.OutOfMemoryError) and "DefaultCPUAllocator: can't allocate" not in str(err):
-            return None
-        m = min(self.micro_batch, self.spec.global_batch // self.processes.size)
+    def _out_of_memory(self, why: str) -> UserError:
+        """What to do where not even one sample fits."""
         return UserError(
-            f"out of memory on {self.model.device} with micro-batches of {m}: {str(err).splitlines()[0]}",
-            valid="everything up to the last checkpoint is kept; a micro-batch changes the answer by rounding only",
-            hint=f"the same command with --micro-batch {m // 2}" if m > 1 else
-            "micro-batches of 1 are the smallest: a bigger device, or a smaller model",
-        )  # fmt: skip
+            f"out of memory on {self.model.device} with micro-batches of 1, the smallest: {why}",
+            valid="a bigger device, or a smaller model; everything up to the last checkpoint is kept",
+            hint="the same command with --dtype bf16, --vae-tiling or --attention-slicing",
+        )
 
     # --- safe points ---
 
@@ -188,9 +217,12 @@ class LeadTuning(Tuning):
     progress: Progress
     should_stop: Callable[[], bool]
 
-    def _run(self, meters: Meters) -> str:
+    def __post_init__(self) -> None:
         self.lost: dict[str, float] = {}
-        keeper = self._keeper = Keeper(self.folder)
+        self._keeper = Keeper(self.folder)
+
+    def _run(self, meters: Meters) -> str:
+        keeper = self._keeper
         # before the ledger is written again: its age tells when a killed attempt ended
         heartbeat = Heartbeat(self.folder.root / "tuning.json", self.folder.ledger_path)
         tuner = self._build(meters)
@@ -204,10 +236,20 @@ class LeadTuning(Tuning):
             keeper.keep(tuner, state, self.ledger, force=True)
         finally:
             self.attempt.kept = keeper.cost()
+        if cut := len(self.model.truncated):
+            self.attempt.warn(f"{cut} training prompts are longer than a text encoder reads: their end was cut")
         if reason != STOPPED:
             keep(tuner, self.folder)
             self._snapshot(tuner, 1.0)
         return reason
+
+    def _halve(self, why: str) -> None:
+        super()._halve(why)
+        text = (f"out of memory ({why}): going on with micro-batches of {self.micro_batch}; the global batch stays "
+                f"{self.spec.global_batch}")  # fmt: skip
+        self.progress.say(text)
+        self.attempt.warn(text)
+        atomic.write_json(self.folder.root / FITTING, {"micro_batch": self.micro_batch})
 
     def _should_stop(self) -> bool:
         return self.should_stop()
@@ -230,7 +272,13 @@ class LeadTuning(Tuning):
             self.attempt.warn(warning)
             self.progress.say(warning)
         state = take_up(blob, tuner, self.ledger)
-        self.lost = charge_lost(self.folder, self.ledger, self.attempt.number)
+        if self.aborted is None:
+            lost = charge_lost(self.folder, self.ledger, self.attempt.number)
+        else:
+            before = dict(self.ledger.lost)
+            self.ledger.note_lost(self.aborted)
+            lost = {kind: v - before[kind] for kind, v in self.ledger.lost.items() if v > before[kind]}
+        self.lost = {kind: self.lost.get(kind, 0.0) + lost.get(kind, 0.0) for kind in {**self.lost, **lost}}
         atomic.write_json(self.folder.ledger_path, self.ledger.to_json())
         if blob is not None:
             self.progress.say(f"continuing at unit {state.total}, {100 * self.ledger.fraction():.0f} % of the budget")

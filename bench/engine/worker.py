@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import os
 import signal
 import sys
@@ -28,7 +29,9 @@ from bench.core.judging import Judging
 from bench.core.record import ErrorEntry, Record
 from bench.core.types import RunSpec, Suite
 from bench.diffusion import adapters
-from bench.diffusion.models import BaseModel, load_model
+from bench.diffusion.execution import Execution
+from bench.diffusion.memory import is_out_of_memory
+from bench.diffusion.models import BaseModel
 from bench.diffusion.processes import Processes, ProcessLost
 from bench.engine import imaging, ranks, scoring, tuning
 from bench.engine.attempt import Attempt, read_attempts
@@ -68,11 +71,14 @@ class Worker:
         self.cache = Path(self.request["runs"]) / ".cache"
         self.device = _device(self.request["device"])
         self.processes: int = self.request.get("processes", 1)
-        self.micro_batch: int = self.request.get("micro_batch") or self.spec.global_batch // self.processes
+        asked = self.request.get("micro_batch") or self.spec.global_batch // self.processes
+        self.micro_batch = min(asked, tuning.fitting_micro_batch(folder) or asked)
+        self.execution = Execution.of(self.request, self.device)
         torch.set_num_threads(self.request["n_threads"])
         self.recorder = Recorder(
-            folder, self.spec, self.suite, self.request, self.device, self.processes, self.micro_batch
-        )
+            folder, self.spec, self.suite, self.request, self.device, self.processes, self.micro_batch,
+            self.execution.to_json(),
+        )  # fmt: skip
         self.asked_to_leave = 0
         """The exit code to leave with at the next safe point; 0 while nobody asked."""
         self._model: BaseModel | None = None
@@ -221,6 +227,7 @@ class Worker:
             self.progress.say(traceback.format_exc())
         finally:
             adapters.detach(job.model.unet)
+            self.recorder = dataclasses.replace(self.recorder, micro_batch=job.micro_batch)
         if reason == tuning.STOPPED:
             raise Stopped(self.asked_to_leave)
         atomic.write_json(self.folder.ledger_path, job.ledger.to_json())
@@ -278,7 +285,7 @@ class Worker:
 
     def _load_model(self) -> BaseModel:
         if self._model is None:
-            self._model = load_model(self.request["model"], device=self.device)
+            self._model = self._fit_model()
             found = self._model.source.revision()
             if found != self.spec.model_revision:
                 raise UserError(
@@ -287,6 +294,18 @@ class Worker:
                     hint="plan it anew: the same bench run command makes a new run",
                 )
         return self._model
+
+    def _fit_model(self) -> BaseModel:
+        """Raises UserError, also where the device does not hold the model."""
+        try:
+            return self.execution.load(self.request["model"], self.device)
+        except Exception as err:
+            if not is_out_of_memory(err):
+                raise
+            raise UserError(
+                f"{self.device} does not hold model {self.spec.model!r}: {str(err).splitlines()[0]}",
+                valid="a bigger device, or --dtype bf16 in place of fp32",
+            ) from err
 
     # --- the record ---
 

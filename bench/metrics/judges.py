@@ -35,7 +35,7 @@ def clip_model(asset: str, family: str, device: str) -> ClipReward:
 
 def clip_features(images: Images, reward: ClipReward) -> NDArray[np.float32]:
     """(N, D) image features of length 1 of a CLIP reward, cached under its weights and preprocessing."""
-    return images.features(reward.network, lambda batch: reward.image_features(batch.float() / 255))
+    return images.features(reward.tower, reward.image_features)
 
 
 def per_image(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:

@@ -10,6 +10,8 @@ SD = {
     "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading",
 }  # fmt: skip
 
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+
 
 class Toy:
     """A denoiser given as a function; the decoder is the identity, so a loss sees the latent."""
@@ -20,7 +22,7 @@ class Toy:
     def __init__(self, net, prediction_type="epsilon", **scheduler):
         self.net = net
         self.prediction_type = prediction_type
-        self.scheduler_config = {**SD, **scheduler}
+        self.scheduler_config = {**(FLOW if prediction_type == "flow_prediction" else SD), **scheduler}
         self.inputs = []
 
     def latent_shape(self, resolution=None):
@@ -94,6 +96,6 @@ def relative(a, b):
 
 
 __all__ = [
-    "SD", "Toy", "build_sampler", "constant_toy", "curved_loss", "gradient", "linear_loss", "real_model", "relative",
-    "smooth_toy",
+    "FLOW", "SD", "Toy", "build_sampler", "constant_toy", "curved_loss", "gradient", "linear_loss", "real_model",
+    "relative", "smooth_toy",
 ]  # fmt: skip

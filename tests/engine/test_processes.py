@@ -135,19 +135,6 @@ def test_what_one_process_meets_is_the_runs_ending(world: World, tuner: str, sta
     assert ("out of ideas" if status == "failed" else "nan") in record["reason"]
 
 
-def test_out_of_memory_says_which_micro_batch_to_try(world: World) -> None:
-    done = world.run(tuner="micro-hungry")
-    assert done.returncode == 2
-    assert "out of memory on cpu with micro-batches of 2" in done.stderr
-    assert "--micro-batch 1" in done.stderr
-    assert "Traceback" not in done.stderr
-    again = world.run("--micro-batch", "1", tuner="micro-hungry")
-    assert again.returncode == 0, again.stderr
-    record = world.record("micro-hungry")
-    assert record["provenance"]["micro_batch"] == 1
-    assert len(record["attempts"]) == 2
-
-
 @pytest.mark.parametrize(
     ("args", "says"),
     [

@@ -12,7 +12,7 @@ from bench.core.contract import Patch, make_config
 from bench.core.errors import UserError
 from bench.core.types import SamplerSpec
 from bench.diffusion.check import check_tuner
-from bench.diffusion.denoising import ancestral_coefficients, diffuse, predict_noise
+from bench.diffusion.denoising import ancestral_coefficients, diffuse, predict
 from bench.diffusion.meters import Meters
 from bench.diffusion.random_tiny import random_pipeline
 from tuners.hgdpo import HGDPO, select_pairs
@@ -224,7 +224,7 @@ def test_predictions_are_noise_whatever_the_model_predicts(kind):
         "epsilon": out, "v_prediction": abar.sqrt() * out + (1 - abar).sqrt() * x_t,
         "sample": (x_t - abar.sqrt() * out) / (1 - abar).sqrt(),
     }  # fmt: skip
-    assert torch.allclose(predict_noise(model, x_t, t, cond), expected[kind], rtol=1e-10)
+    assert torch.allclose(predict(model, x_t, t, cond), expected[kind], rtol=1e-10)
 
 
 # -- pairs

@@ -64,10 +64,11 @@ class FineRealignment:
         self.plans = self.planner.plan(first.float(), batch.texts)
         spoken = [speak(model, plan, repeat=self.settings.repeat) for plan in self.plans]
         self.texts = [s.text for s in spoken]
-        self._cond = torch.stack([embed(model, s, alone=self.settings.alone) for s in spoken])
+        cond = torch.stack([embed(model, s, alone=self.settings.alone) for s in spoken])
         self._timesteps = batch.sampler.timesteps
         size = model.latent_shape(batch.spec.resolution)[1:]
-        regions = regions_of(spoken, self._cond, self.settings.outside)
+        self._text, self._pooled = model.split(cond)
+        regions = regions_of(spoken, self._text, self.settings.outside)
         self._state = Modulation(regions, size, literal=self.settings.literal)
         self._unet = model.unet
         self._text_hook = model.unet.register_forward_pre_hook(self._with_captions, with_kwargs=True)
@@ -97,9 +98,15 @@ class FineRealignment:
 
     def _with_captions(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The conditional rows, the last of each call, read the prompt with its captions."""
-        text = kwargs["encoder_hidden_states"]
-        cond = self._cond.to(text.dtype)
-        return args, {**kwargs, "encoder_hidden_states": torch.cat([text[: len(text) - len(cond)], cond])}
+        told: dict[str, Any] = {"encoder_hidden_states": _with_last_rows(kwargs["encoder_hidden_states"], self._text)}
+        if self._pooled is not None:
+            added = kwargs["added_cond_kwargs"]
+            told["added_cond_kwargs"] = {**added, "text_embeds": _with_last_rows(added["text_embeds"], self._pooled)}
+        return args, {**kwargs, **told}
+
+
+def _with_last_rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x[: len(x) - len(rows)], rows.to(x.dtype)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import torch
 from bench.core.afford import total
 from bench.core.budget import Budget, Charge, Ledger
 from bench.core.contract import Patch, Phase, Report, Tuner
-from bench.core.types import Prompt, SamplerSpec
+from bench.core.types import Prompt
 from bench.diffusion import adapters
 from bench.diffusion.check.session import (
     BrokenError,
@@ -26,6 +26,7 @@ from bench.diffusion.check.session import (
     open_session,
     point_of,
     run_units,
+    sampler_of,
     setup,
     take_up,
 )
@@ -37,6 +38,7 @@ from bench.diffusion.models import quiet
 from bench.diffusion.processes import Processes
 from bench.diffusion.random_tiny import save_random_pipeline
 from bench.diffusion.samplers import Noise
+from bench.diffusion.sources import find_source
 from bench.engine.loop import LoopState
 
 NEEDS = frozenset({"differentiable-reward", "black-box-reward", "pairs", "images", "reference", "attention"})
@@ -193,7 +195,7 @@ def check_resume(cls: type[Tuner], config: Any, scratch: Path, run: Run) -> str:
 
 def check_first_update(cls: type[Tuner], config: Any, run: Run) -> str:
     """What a plan is told of the first update and all before it is what the meters saw."""
-    needs = cls.first_update(config, setup())
+    needs = cls.first_update(config, setup(run.base))
     if not needs:
         return "not declared: nothing is tuned, or a budget that does not hold it is found after the run"
     assert run.session is not None
@@ -260,7 +262,7 @@ def check_patch(run: Run) -> str:
     if patch.adapter and not changed:
         raise BrokenError("the adapter did not change")
     prompt = Prompt("check", "a check")
-    (image,) = generate(run.session.model, [prompt], [0], SamplerSpec("ddim", n_steps=2, guidance=1.0), patch)
+    (image,) = generate(run.session.model, [prompt], [0], sampler_of(run.base, 2, 1.0), patch)
     if not torch.isfinite(image.image).all():
         raise BrokenError("an image sampled with the patch is not finite")
     return "the adapter changed and samples" if changed else "samples without the adapter"
@@ -268,21 +270,24 @@ def check_patch(run: Run) -> str:
 
 def check_diffusers(scratch: Path, run: Run) -> str:
     """The saved adapter, loaded with plain diffusers' ``load_lora_weights``, makes our image."""
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
     assert run.session is not None
     model, patch = run.session.model, run.session.tuner.patch()
     if not patch.adapter:
         return "no adapter is saved"
-    prompt, spec = Prompt("check", "a check"), SamplerSpec("ddim", n_steps=2, guidance=3.0)
+    prompt, spec = Prompt("check", "a check"), sampler_of(run.base, 2, 3.0)
     with torch.no_grad(), run.session.tuner.snapshot_weights():
         for p in model.adapter_parameters:
             p.mul_(_LOUDER)
         adapters.save_adapter(model.unet, scratch / "saved")
         (ours,) = generate(model, [prompt], [0], spec, Patch(adapter_scale=patch.adapter_scale))
     with quiet():
-        save_random_pipeline(scratch / "model")
-        pipe = StableDiffusionPipeline.from_pretrained(scratch / "model", safety_checker=None)
+        save_random_pipeline(scratch / "model", base=run.base)
+        absent = find_source(str(scratch / "model")).absent_parts()
+        pipe = getattr(diffusers, model.family.pipeline).from_pretrained(
+            scratch / "model", **dict.fromkeys(absent), **({"safety_checker": None} if run.base == "sd" else {})
+        )
         pipe.set_progress_bar_config(disable=True)
         noise = Noise([image_seed(prompt, 0)]).initial(model.latent_shape(), torch.float32, torch.device("cpu"))
 

@@ -88,13 +88,20 @@ class Run:
     random: list[str] = field(default_factory=list)
     suites: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
+    base: str = "sd"
+    """Of the random pipeline: see ``bench.diffusion.random_tiny.BASES``."""
     flops: FlopTable = field(default_factory=dict)
     """All sessions run the same shapes, so they are measured once."""
 
 
-def setup(budget: Budget = _NO_LIMIT) -> Setup:
+def sampler_of(base: str, n_steps: int, guidance: float) -> SamplerSpec:
+    """What a random pipeline is sampled with."""
+    return SamplerSpec("flow-euler" if base == "sd3" else "ddim", n_steps=n_steps, guidance=guidance)
+
+
+def setup(base: str = "sd", budget: Budget = _NO_LIMIT) -> Setup:
     """What a plan would know of a session."""
-    sampler = SamplerSpec("ddim", n_steps=4, guidance=3.0)
+    sampler = sampler_of(base, n_steps=4, guidance=3.0)
     # pictures of 16 pixels are the tiny world's to a tuner that asks for their size
     return Setup(sampler, sampler, 2, budget, 5, CheckReward.name, "tiny-sd", seed=0)
 
@@ -104,9 +111,9 @@ def open_session(
     cls: type[Tuner], config: Any, work_dir: Path, run: Run, budget: Budget = _NO_LIMIT,
     processes: Processes | None = None, charge: ChargeFn | None = None,
 ) -> Iterator[Session]:  # fmt: skip
-    model = random_pipeline(0)
+    model = random_pipeline(0, base=run.base)
     ledger = Ledger(budget)
-    facts = setup(budget)
+    facts = setup(run.base, budget)
     black_box = "differentiable-reward" not in cls.needs_of(config)
     with Meters(model, charge or ledger.charge, flops=run.flops) as meters:
         ctx = TuningContext(

@@ -24,12 +24,13 @@ class CheckResult:
     """What was seen: the figures, or what broke."""
 
 
-def check_tuner(tuner: type[Tuner], config: Any = None) -> list[CheckResult]:
+def check_tuner(tuner: type[Tuner], config: Any = None, *, base: str = "sd") -> list[CheckResult]:
     """Every promise that a tuner makes to the harness, checked on random weights.
 
     Args:
         tuner: the class.
         config: its settings; None takes the defaults. ``Tuner.check_settings`` are laid over them.
+        base: kind of base model: ``sd``, ``sdxl`` or ``sd3``.
     """
     results = [_result("settings", lambda: promises.check_settings(tuner))]
     if not results[0].ok:
@@ -38,7 +39,7 @@ def check_tuner(tuner: type[Tuner], config: Any = None) -> list[CheckResult]:
     # a folder of its own for the whole suite: what a tuner drops into the current folder never lands in the user's
     with tempfile.TemporaryDirectory(prefix="bench-check-") as folder, contextlib.chdir(folder):
         scratch = Path(folder).resolve()
-        run = Run()
+        run = Run(base=base)
         results.append(_result("units", lambda: promises.check_units(tuner, config, scratch, run)))
         if results[-1].ok:
             results += [

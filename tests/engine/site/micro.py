@@ -148,6 +148,32 @@ class Hungry(Misbehaving):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation.")
 
 
+class Starving(Misbehaving):
+    """Runs out of memory even with one sample."""
+
+    name = "micro-starving"
+
+    def misbehave(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation.")
+
+
+class Crowded(DRTune):
+    """DRTune on a device that holds two samples without gradient and one with: two rows of the U-Net each."""
+
+    name = "micro-crowded"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, config: Any, ctx: Context) -> None:
+        super().__init__(config, ctx)
+        if not ctx.model.unet._forward_pre_hooks:
+            ctx.model.unet.register_forward_pre_hook(_few_rows)
+
+
+def _few_rows(unet: Any, args: tuple[Any, ...]) -> None:
+    if len(args[0]) > (2 if torch.is_grad_enabled() else 4):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation.")
+
+
 class LateDiverging(Misbehaving):
     """Spends a sixth of the suite's budget a unit, then produces non-finite numbers."""
 

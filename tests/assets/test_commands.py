@@ -1,0 +1,74 @@
+"""``bench assets`` as people type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub import Hub
+from layouts import transformers_folder
+from test_fetch import HPS
+
+from bench.cli import main
+
+
+def bench(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "bench", "assets", *args], capture_output=True, text=True, check=False,
+                          env={**os.environ, **env})  # fmt: skip
+
+
+def test_status_says_what_is_needed_and_how_to_get_it(tmp_path: Path) -> None:
+    asked = ("status", "--model", "sd15", "--reward", "symmetry + 0.5*pickscore")
+    done = bench(*asked, TUNEBENCH_MODELS=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["sd15", "clip-h14-processor", "pickscore"]
+    assert "missing" in lines[3] and "a4e4367c6dfa" in lines[3] and "MIT" in lines[3]
+    assert lines[3].endswith("bench assets fetch pickscore")
+    transformers_folder(tmp_path / "PickScore_v1")
+    done = bench("status", "pickscore", "--json", TUNEBENCH_MODELS=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
+    (told,) = json.loads(done.stdout)["assets"]
+    assert done.returncode == 0
+    assert (told["state"], told["folder"], told["todo"]) == ("found", str(tmp_path / "PickScore_v1"), None)
+
+
+def test_status_of_all_and_of_wrong_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    from bench.assets import catalogue
+
+    monkeypatch.setenv("TUNEBENCH_MODELS", str(tmp_path))
+    transformers_folder(tmp_path / "clip-vit-large-patch14")
+    assert main(["assets", "status"]) == 1
+    said = capsys.readouterr().out
+    assert {line.split()[0] for line in said.splitlines()} >= set(catalogue())
+    assert "clip-l14: " in said and "it has" in said
+    assert main(["assets", "status", "--reward", "symmetry"]) == 0
+    assert "no published weights are needed" in capsys.readouterr().out
+    assert main(["assets", "status", "clip-l41"]) == 2
+    assert "did you mean 'clip-l14'" in capsys.readouterr().err
+    assert main(["assets", "status", "--suite", "hpsv2-400"]) in (0, 1)
+    assert main(["assets", "fetch"]) == 2
+
+
+def test_fetch_then_found(tmp_path: Path) -> None:
+    hub = Hub({"xswu/HPSv2": dict(HPS)}, cut_after=120_000)
+    env = {"HF_ENDPOINT": hub.url, "XDG_CACHE_HOME": str(tmp_path / "c"), "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = bench("fetch", "hps-v2", **env)
+    hub.close()
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip().removeprefix("hps-v2: "))
+    assert (folder / "HPS_v2_compressed.pt").read_bytes() == HPS["HPS_v2_compressed.pt"]
+    assert folder.is_relative_to(tmp_path / "c" / "tunebench" / "assets")
+    assert bench("status", "hps-v2", **env).returncode == 0
+    assert "is there" in bench("fetch", "hps-v2", **env).stderr
+
+
+def test_neither_imports_torch() -> None:
+    code = ("import sys; from bench.cli import main; main(['assets', 'status']); "
+            "print('HEAVY', sorted({'torch', 'transformers', 'diffusers', 'pandas'} & set(sys.modules)))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
