@@ -2,18 +2,19 @@
 
 Each claim compares tuned models over tuning seeds, paired by prompt and noise; intervals are over seeds and prompts at
 once (bench.core.crossed). A claim *holds* where every interval it needs lies on the claimed side of zero, *does not
-hold* where all lie on the other side, *holds in part* where one does, and is *undecided* otherwise: a claim that fails
-here is a finding about the tiny world, not a proof that the paper is wrong. The runs are ordinary runs (each is printed
-as the command that repeats it), so a stopped benchmark continues where it was.
+hold* where one lies on the other side (*holds in part*, where another lies on the claimed one), and is *undecided*
+otherwise: a claim that fails here is a finding about the tiny world, not a proof that the paper is wrong. The runs are
+ordinary runs (each is printed as the command that repeats it), so a stopped benchmark continues where it was; what they
+gave is kept in ``benchmarks/claims.jsonl``, so that none is made twice.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from bench.engine.plan import PlannedRun, make_plan
 from bench.engine.prepare import prepare
 from bench.launch.base import Job
 from bench.launch.local import Local
-from bench.store.runs import RunFolder
+from benchmarks.claims_results import Results
 from rewards.expression import load_reward
 
 Table = NDArray[np.float64]
@@ -250,7 +251,9 @@ def curve_arm(claim: Claim) -> Arm:
     return replace(arm, fractions=_CURVE_FRACTIONS)
 
 
-def curve_rows(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]]) -> list[str]:
+def curve_rows(
+    claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]], results: Results
+) -> list[str]:  # fmt: skip
     """A table: mean reward at each share of the budget less the base's, with its interval over prompts; seed 0."""
     shares = [float(x) for x in _CURVE_FRACTIONS.split(",")]
     rows = ["", "## The reward along the budget, where it does not rise for certain", "",
@@ -261,13 +264,13 @@ def curve_rows(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]])
     for claim in claims:
         (name,) = claim.arms
         run, metric = planned[curve_arm(claim)][0], f"reward/{_LEARNERS[name]}"
-        if _status(run) != "done":
-            rows.append(f"| {name} | not measured: {_status(run)} |")
+        if results.status(run) != "done":
+            rows.append(f"| {name} | not measured: {results.status(run)} |")
             continue
-        base = scores(run.folder, metric, "f000")
+        base = results.scores(run, metric, "f000")
         cells = []
         for share in shares[1:]:
-            at = crossed_mean_ci((scores(run.folder, metric, f"f{round(100 * share):03d}") - base)[None])
+            at = crossed_mean_ci((results.scores(run, metric, f"f{round(100 * share):03d}") - base)[None])
             cells.append(f"{at.value:+.3f} [{at.ci_low:.3f}, {at.ci_high:.3f}]")
         rows.append(f"| {name}, {_LEARNERS[name]} | " + " | ".join(cells) + " |")
         commands.append(f"    {curve_arm(claim).command(1)}")
@@ -319,59 +322,56 @@ def plan_arm(arm: Arm, runs: Path, seeds: int) -> list[PlannedRun]:
     return planned
 
 
-def run_all(planned: Sequence[PlannedRun], command: str, jobs: int) -> None:
-    todo = {run.folder.root: run for run in planned if run.state not in ("done", "failed", "diverged")}
+def run_all(planned: Sequence[PlannedRun], results: Results, command: str, jobs: int) -> None:
+    """Makes the runs whose results are not kept; what each gave is kept as soon as it ended."""
+    todo = {run.folder.root: run for run in planned if results.status(run) == "not run"}
+    keeping = threading.Lock()
     for run in todo.values():
         prepare(run, {"device": "cpu", "command": command})
 
     def one(run: PlannedRun) -> None:
         Local().launch([Job(run.folder.root, run.spec.budget.hard_wall_s)], quiet=True)
-        print(f"{run.spec.label}, seed {run.spec.seed} ({run.spec.run_id}): ended", file=sys.stderr, flush=True)
+        with keeping:
+            ended = results.status(run)
+            results.save()
+        print(f"{run.spec.label}, seed {run.spec.seed} ({run.spec.run_id}): {ended}", file=sys.stderr, flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, todo.values()))
 
 
-def scores(folder: RunFolder, metric: str, snapshot: str) -> NDArray[np.float64]:
-    """(n_prompts,) means over noise seeds, in order of prompt id."""
-    path = folder.root / "scores" / f"{metric.replace('/', '~')}__{snapshot}.jsonl"
-    by_prompt: dict[str, list[float]] = {}
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        by_prompt.setdefault(row["prompt_id"], []).append(float(row["value"]))
-    return np.array([np.mean(by_prompt[key]) for key in sorted(by_prompt)])
+def combined(verdicts: Sequence[str]) -> str:
+    """The verdict on a claim that needs all of its comparisons."""
+    if "does not hold" in verdicts:
+        return "holds in part" if "holds" in verdicts else "does not hold"
+    return "undecided" if "undecided" in verdicts else "holds"
 
 
-def judge(claim: Claim, planned: Mapping[Arm, list[PlannedRun]]) -> tuple[str, list[Line], str]:
+def judge(claim: Claim, planned: Mapping[Arm, list[PlannedRun]], results: Results) -> tuple[str, list[Line], str]:
     """(verdict, lines, remark): from the tuning seeds that every arm has finished."""
     rows: list[tuple[PlannedRun, ...]] = list(zip(*(planned[arm] for arm in claim.arms.values()), strict=True))
-    ended = [row for row in rows if all(_status(run) == "done" for run in row)]
-    missing = [run for row in rows if row not in ended for run in row if _status(run) != "done"]
-    remark = ", ".join(f"{run.spec.label} seed {run.spec.seed} {_status(run)}" for run in missing[:1])
+    ended = [row for row in rows if all(results.status(run) == "done" for run in row)]
+    missing = [run for row in rows if row not in ended for run in row if results.status(run) != "done"]
+    remark = ", ".join(f"{run.spec.label} seed {run.spec.seed} {results.status(run)}" for run in missing[:1])
     if not ended:
         return "not measured", [], remark
     used = {arm: [row[k] for row in ended] for k, arm in enumerate(claim.arms.values())}
 
     def tuned(arm: Arm, metric: str) -> Table:
-        return np.stack([scores(run.folder, metric, "f100") for run in used[arm]])
+        return np.stack([results.scores(run, metric, "f100") for run in used[arm]])
 
     def base(arm: Arm, metric: str) -> Table:
-        return np.stack([scores(run.folder, metric, "f000") for run in used[arm]])
+        return np.stack([results.scores(run, metric, "f000") for run in used[arm]])
 
     lines = claim.compare(claim.arms, tuned, base)
-    verdicts = [line.verdict for line in lines]
-    verdict = "undecided" if "undecided" in verdicts else "holds"
-    if "does not hold" in verdicts:
-        verdict = "does not hold" if set(verdicts) == {"does not hold"} else "holds in part"
+    verdict = combined([line.verdict for line in lines])
     return verdict, lines, f"{len(ended)} of {len(rows)} seeds, {remark}" if remark else ""
 
 
-def _status(run: PlannedRun) -> str:
-    return run.folder.read_record().status if run.folder.record_path.exists() else "not run"
-
-
-def report(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]], norms: dict[str, dict[int, list[float]]],
-           seeds: int, unsure: Sequence[Claim] = ()) -> str:  # fmt: skip
+def report(
+    claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]], results: Results,
+    norms: dict[str, dict[int, list[float]]], seeds: int, unsure: Sequence[Claim] = (),
+) -> str:  # fmt: skip
     """The Markdown page; ``unsure`` are the learning claims that get a curve."""
     out = [
         "# The papers' claims, at the scale of the tiny world", "",
@@ -381,7 +381,7 @@ def report(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]], nor
     ]  # fmt: skip
     sections: list[str] = []
     for claim in claims:
-        verdict, lines, trouble = judge(claim, planned)
+        verdict, lines, trouble = judge(claim, planned, results)
         out.append(f"| {claim.statement} | {claim.published} | **{verdict}**{': ' + trouble if trouble else ''} |")
         sections += [
             "",
@@ -396,7 +396,7 @@ def report(claims: Sequence[Claim], planned: Mapping[Arm, list[PlannedRun]], nor
         ]  # fmt: skip
         sections += ["", *(f"    {arm.command(seeds)}" for arm in claim.arms.values())]
     if unsure:
-        sections += curve_rows(unsure, planned)
+        sections += curve_rows(unsure, planned, results)
     if norms:
         verdict, rows = _norm_rows(norms)
         out.append("| the gradient's norm grows rapidly with K through the U-Net's input, not under stop-gradient | "
@@ -432,23 +432,27 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--only", default="", help=f"of {', '.join(c.key for c in CLAIMS)}, gradient-norm")
     parser.add_argument("--report", action="store_true", help="start no runs: report what there is")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/claims.jsonl"),
+                        help="what runs gave, here or elsewhere: none of them is made again")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("benchmarks/CLAIMS.md"))
     args = parser.parse_args()
     wanted = {name for name in args.only.split(",") if name}
     if unknown := {n for n in wanted - {"gradient-norm"} if not any(_named(c.key, n) for c in CLAIMS)}:
         parser.error(f"unknown claim {sorted(unknown)[0]!r}; valid: {', '.join(c.key for c in CLAIMS)}, gradient-norm")
     claims = [c for c in CLAIMS if not wanted or any(_named(c.key, name) for name in wanted)]
+    results = Results(args.results)
     planned = {arm: plan_arm(arm, args.runs, args.seeds) for claim in claims for arm in claim.arms.values()}
     if not args.report:
         command = shlex.join(["python", "-m", "benchmarks.claims", *sys.argv[1:]])
-        run_all([run for runs in planned.values() for run in runs], command, args.jobs)
-    unsure = [c for c in claims if c.key.startswith("learning-") and judge(c, planned)[0] != "holds"]
+        run_all([run for runs in planned.values() for run in runs], results, command, args.jobs)
+    unsure = [c for c in claims if c.key.startswith("learning-") and judge(c, planned, results)[0] != "holds"]
     planned |= {arm: plan_arm(arm, args.runs, 1) for arm in map(curve_arm, unsure)}
     if not args.report:
-        run_all([planned[curve_arm(c)][0] for c in unsure], command, args.jobs)
+        run_all([planned[curve_arm(c)][0] for c in unsure], results, command, args.jobs)
     torch.set_num_threads(1)
     norms = gradient_norms(8) if not wanted or "gradient-norm" in wanted else {}
-    page = report(claims, planned, norms, args.seeds, unsure)
+    page = report(claims, planned, results, norms, args.seeds, unsure)
+    results.save()
     args.out.write_text(page)
     print(page)
 
