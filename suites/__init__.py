@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from bench.core import registry
 from suites._card import EDITIONS, has_edition, names, own_spelling
 from suites._questions import FORMAT as QUESTION_FORMAT
@@ -45,5 +47,11 @@ def edition_of(suite: str, variant: str, edition: str | None) -> str:
     """
     if edition is not None:
         return edition
-    published = suite in names() and (variant or not has_edition(suite, EDITIONS[0]))
-    return "full" if published else "sample"
+    if suite in names():
+        return "full" if variant or not has_edition(suite, EDITIONS[0]) else "sample"
+    if suite in registry.entries("suites"):
+        # a suite without a card says by its own default which edition it has
+        parameter = inspect.signature(registry.load("suites", suite)).parameters.get("edition")
+        if parameter is not None and parameter.default in EDITIONS:
+            return str(parameter.default)
+    return "sample"

@@ -34,9 +34,7 @@ TRAINING = {
 }  # fmt: skip
 
 
-def suite(
-    edition: str = "full", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
-) -> Suite:
+def suite(edition: str = "full", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None) -> Suite:
     """Object removal as in DRTune: 48 prompts such as "a lion, and books.", judged by objectness; full only."""
     if edition != "full" or variant:
         raise UserError("books has its own prompts and the full edition only", valid="--edition full",

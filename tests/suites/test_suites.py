@@ -257,7 +257,7 @@ def test_resolve_refuses_unknown_variants_and_editions() -> None:
 @pytest.mark.parametrize(("suite", "variant", "asked", "meant"), [
     ("hpsv2", "first100", None, "full"), ("hpsv2", "", None, "sample"), ("hpsv2", "", "full", "full"),
     ("drawbench", "", None, "full"), ("drawbench", "", "sample", "sample"), ("somebody-elses", "", None, "sample"),
-    ("somebody-elses", "hard", None, "sample"),
+    ("somebody-elses", "hard", None, "sample"), ("books", "", None, "full"), ("books", "", "sample", "sample"),
 ])  # fmt: skip
 def test_the_edition_that_a_name_means(suite: str, variant: str, asked: str | None, meant: str) -> None:
     assert suites.edition_of(suite, variant, asked) == meant
