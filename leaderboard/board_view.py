@@ -94,7 +94,7 @@ def _column_view(column: Column, board: Board) -> dict[str, Any]:
         "subject": wording.subject_of(column.metric) if kind in wording.METRIC_KINDS else "",
         "unit": "%" if wording.is_share(column.metric) else column.unit,
         "help": wording.METRIC_KINDS[kind][1] if kind in wording.METRIC_KINDS else "",
-        "extra": kind not in wording.METRIC_KINDS, "mixed": column.role == "mixed",
+        "extra": kind not in wording.METRIC_KINDS or kind in wording.BEHIND, "mixed": column.role == "mixed",
         "judged": kind == "winrate", "ranks": board.rank_columns == (column.key,),
     }  # fmt: skip
 
@@ -149,7 +149,7 @@ def spent_over(runs: Sequence[Run]) -> dict[str, Any]:
     mean = math.fsum(used) / len(used)
     return {
         "kinds": kinds, "share": mean / limit,
-        "text": wording.number(mean), "limit": wording.amount(budget.primary, limit),
+        "text": f"{mean:,.0f}" if mean >= 1000 else wording.number(mean), "limit": wording.amount(budget.primary, limit),
         "over": f"{max(used) / limit - 1:.1%} over the limit" if max(used) > limit else "",
     }  # fmt: skip
 

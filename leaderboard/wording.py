@@ -30,6 +30,9 @@ METRIC_KINDS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 """The columns every board has, in order: label and help. Direction and role are never here: records declare them."""
 
+BEHIND = frozenset({"kid", "diversity", "colour-shift"})
+"""Kinds whose columns come after what was spent, the seeds and the status: these shall not need scrolling to."""
+
 ROLE_HELP = {
     "held-out": "no part of what the tuner optimised: the evidence",
     "related": "shares backbone or training data with the trained reward: weak evidence",

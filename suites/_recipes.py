@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ class Recipe:
         for setting in self.settings:
             scope = SCOPES.get(setting.key.partition(".")[0])
             if scope is None:
-                found[setting.key] = setting.value
+                found[setting.key] = float(setting.value) if setting.key == "hard_limit_s" else str(setting.value)
             else:
                 found[scope] = (*found[scope], setting.pair)
         return found
@@ -62,27 +61,40 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-@functools.cache
 def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name, or of a user's own file ``….toml``.
 
     Raises:
-        UserError: unknown name, with the closest; a file that is no recipe.
+        UserError: unknown name, with the closest; a file that is not there or no recipe.
     """
-    if name not in names():
+    if not name.endswith(".toml") and name not in names():
         raise unknown_name("recipe", name, names(), "bench list recipes")
-    return parse(name, tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8")))
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        return parse(name, tomllib.loads(path.read_text("utf-8")))
+    except OSError as err:
+        raise UserError(f"{path} cannot be read: {err.strerror}", valid=_FORM, hint="bench list recipes") from err
+    except ValueError as err:  # of TOML, or not UTF-8
+        raise UserError(f"{path} is no TOML: {err}", valid=_FORM, hint="bench show recipe drtune-sd15") from err
+
+
+_FORM = 'a TOML file with title, paper and a table [settings] of KEY = { is = VALUE, source = "§…" }'
 
 
 def parse(name: str, table: Mapping[str, Any]) -> Recipe:
-    """A recipe's TOML. Raises UserError for a setting that is none, or that has no source."""
+    """A recipe's TOML. Raises UserError for what is missing, a setting that is none, or one that has no source."""
+    for part, kind in (("title", str), ("paper", str), ("settings", dict)):
+        if not isinstance(table.get(part), kind):
+            raise UserError(f"recipe {name}: there is no {part}", valid=_FORM)
     settings = []
     for key, entry in table["settings"].items():
         if key not in PLAIN and not (key.partition(".")[0] in SCOPES and key.partition(".")[2]):
             raise UserError(f"recipe {name}: there is no setting {key!r}",
                             valid=", ".join((*PLAIN, *(f"{scope}.KEY" for scope in SCOPES))))  # fmt: skip
-        if set(entry) != {"is", "source"} or not entry["source"]:
+        if not isinstance(entry, dict) or set(entry) != {"is", "source"} or not entry["source"]:
             raise UserError(f"recipe {name}: {key} needs a value and its source", valid='{ is = VALUE, source = "§…" }')
+        if not isinstance(entry["is"], (int, float) if key == "hard_limit_s" else (str, int, float)):
+            raise UserError(f"recipe {name}: {key} = {entry['is']!r}", valid="a number or a text")
         settings.append(Setting(key, entry["is"], entry["source"]))
     return Recipe(name, table["title"], table["paper"], tuple(settings), tuple(table.get("beyond", ())))
 

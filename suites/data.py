@@ -124,7 +124,7 @@ def _state(w: Wanted, root: Path | None, *, chosen: bool) -> DataFile:
     try:
         rows = read(file, root)
     except DataError as err:
-        return answer(str(path), err.state, err.detail, _todo(w, path, err.state))
+        return answer(str(path), err.state, err.detail, _todo(w, root, path, err.state))
     except UserError as err:  # nothing here reads the format
         return answer(str(path), "wrong", err.problem, err.hint)
     checked = "digest as published" if file.sha256 else "the official digest is not known"
@@ -132,7 +132,8 @@ def _state(w: Wanted, root: Path | None, *, chosen: bool) -> DataFile:
     return answer(str(path), "found", f"{len(rows):,} rows{counted}; {checked}", "")
 
 
-def _todo(w: Wanted, path: Path, state: State) -> str:
+def _todo(w: Wanted, root: Path, path: Path, state: State) -> str:
+    name = DEFAULT if w.suite == "all" else w.suite
     again = " again" if state == "wrong" else ""
     how = f"and put its {w.file.member or path.name} at" if w.file.url.endswith(".zip") else "to"
-    return f"download {w.file.url}{again} {how} {path}"
+    return f"bench data fetch {name} --data {root}, or download {w.file.url}{again} {how} {path}"

@@ -34,7 +34,7 @@ _JUDGING = (
 _PLAN = (
     click.option("--suite", help="Suite names with commas; variants as in hpsv2-400 or coco.val2017."),
     click.option("--tuner", help="Tuner or preset names with commas, 'all', or ./my_tuner.py."),
-    click.option("--recipe", help="Fill in what is not given here from a paper's run; see: bench list recipes."),
+    click.option("--recipe", help="Fill in what is not given from a paper's run (bench list recipes) or a TOML file."),
     click.option("--reward", help="Reward expression such as 'symmetry+0.5*tiny-clip'."),
     click.option("--model", help="Base model: a name or a folder."),
     edition,
@@ -125,7 +125,7 @@ def filled(options: dict[str, Any]) -> dict[str, Any]:
         given = {
             key for key in options if context.get_parameter_source(key) in (source.COMMANDLINE, source.ENVIRONMENT)
         }
-        if "tuner" in given and options["tuner"] != found["tuner"]:
+        if "tuner" in given and found.get("tuner") not in (None, options["tuner"]):
             print(f"recipe {name}: its settings of {found['tuner']} are left out", file=sys.stderr)
             found["settings"] = ()
         if "budget" in given:

@@ -23,7 +23,8 @@ def list_(group: str | None, json: bool) -> int:
         raise unknown_name("group", group, (*registry.GROUPS, *FILES), "bench list")
     groups = [g for g in registry.GROUPS if group in (None, g)]
     found = {g: list(registry.entries(g).values()) for g in groups}
-    files = {g: lines() for g, lines in FILES.items() if group in (None, g)}
+    # all plug-ins are listed at once; these are read from files, so only where one is asked for
+    files = {group: FILES[group]()} if group is not None and group in FILES else {}
     if json:
         print_json({
             **{g: [{"name": e.name, "summary": e.summary, "package": e.package, "error": e.error or None,
@@ -43,10 +44,10 @@ def list_(group: str | None, json: bool) -> int:
                 ("tuner", "presets (bench run --tuner PRESET, bench show tuner PRESET)"),
                 [(e.name, ", ".join(e.keys_of("presets")) or "-") for e in entries],
             )
-    for i, (name, lines) in enumerate(files.items()):
-        if i or found:
-            print()
+    for name, lines in files.items():
         print_table((name, ""), lines)
+    if group is None:
+        print(f"\nmore: {', '.join(f'bench list {name}' for name in FILES)}")
     return 0
 
 

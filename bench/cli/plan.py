@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from bench.engine.plan import Plan
 
 
+_TRAINING = ("training prompts", "removed", "split drawn", "budget for")
+"""Beginnings of a suite's notes that a plan shows: what is trained on, what was taken out, whose budget it is."""
+
+
 @click.command()
 @o.plan_options
 @o.as_json
@@ -34,7 +38,7 @@ def plan(json: bool, **options: Any) -> int:
                 "run_id": r.spec.run_id, "tuner": r.spec.label, "suite": r.spec.suite, "seed": r.spec.seed,
                 "reward": r.spec.reward, "model": r.spec.model, "state": r.state, "folder": str(r.folder.root),
                 "budget": r.spec.budget.to_json(), "expected": c.as_dict(), "problems": list(r.problems),
-                "absent": list(r.absences),
+                "notes": list(r.suite.notes), "absent": list(r.absences),
             } for r, c in zip(made.runs, costs, strict=True)],
             "problems": made.problems, "absent": made.absences, "left_out": made.left_out,
         })  # fmt: skip
@@ -53,6 +57,10 @@ def print_plan(made: Plan, costs: Sequence[Expected]) -> None:
         [(r.spec.run_id, r.spec.suite, r.spec.label, r.spec.reward, str(r.spec.seed),
           "cannot start" if r.problems else r.state, c.text()) for r, c in zip(made.runs, costs, strict=True)],
     )  # fmt: skip
+    for suite, notes in {r.spec.suite: r.suite.notes for r in made.runs}.items():
+        for note in notes:
+            if note.startswith(_TRAINING):
+                print(f"{suite}: {note}")
     to_do = sum(r.state != "done" and not r.problems for r in made.runs)
     print(f"{len(made.runs)} run(s), {to_do} to do")
     for sentence in made.absences:

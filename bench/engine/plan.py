@@ -262,7 +262,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     from rewards import expression
 
     source = find_source(options.model or suite.spec.model)
-    suite = at_scale(suite, source.name)
+    suite = at_scale(suite, source.name, own_budget=bool(options.budget))
     s = suite.spec
     _check_batches(s, options)
     if source.sampler(s.sampler) != s.sampler:
@@ -376,7 +376,11 @@ def _problems(
         )
     leaked = leaks(suite.train_prompts, suite.prompts)
     if leaked:
-        problems.append(f"{len(leaked)} training prompts stand in the evaluation list, such as {leaked[0]}")
+        n_literal = sum(leak.literal for leak in leaked)
+        problems.append(
+            f"{len(leaked)} training prompts of {suite.spec.id} are evaluation prompts ({n_literal} literally, the "
+            f"others after lower-casing and dropping final stops), such as {leaked[0].train_id}: {leaked[0].text[:60]}"
+        )
     return problems
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.core.errors import UserError, unknown_name
-from bench.core.types import SamplerSpec, Scale, Suite, SuiteSpec
+from bench.core.types import SamplerSpec, Suite
 
 SAMPLERS = ("sampler", "train_sampler")
 """For evaluation images, and for the rollouts of tuners."""
@@ -77,13 +77,15 @@ def with_protocol(suite: Suite, protocol: Mapping[str, Any]) -> Suite:
     return dataclasses.replace(suite, spec=dataclasses.replace(suite.spec, **changes)) if changes else suite
 
 
-def at_scale(suite: Suite, model: str) -> Suite:
-    """The suite as it is for that base model: with its settings for real ones, unless the model is tiny."""
-    scale: Scale | None = suite.scale
+def at_scale(suite: Suite, model: str, *, own_budget: bool = False) -> Suite:
+    """The suite as it is for that base model: with its settings for real ones, unless the model is tiny.
+
+    Args:
+        own_budget: the user names a budget, so where the suite's comes from is of no interest.
+    """
+    scale = suite.scale
     if scale is None or model.startswith("tiny-"):
         return suite
-    spec: SuiteSpec = dataclasses.replace(
-        suite.spec, budget=scale.budget, reward=scale.reward, metrics=scale.metrics
-    )  # fmt: skip
-    note = f"budget for base models beyond the tiny world: {scale.source}"
-    return dataclasses.replace(suite, spec=spec, notes=(*suite.notes, note))
+    spec = dataclasses.replace(suite.spec, budget=scale.budget, reward=scale.reward, metrics=scale.metrics)
+    notes = () if own_budget else (f"budget for base models beyond the tiny world: {scale.source}",)
+    return dataclasses.replace(suite, spec=spec, notes=(*suite.notes, *notes))

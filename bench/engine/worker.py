@@ -33,7 +33,7 @@ from bench.diffusion.execution import Execution
 from bench.diffusion.memory import is_out_of_memory
 from bench.diffusion.models import BaseModel
 from bench.diffusion.processes import Processes, ProcessLost
-from bench.engine import ranks, scoring, tuning
+from bench.engine import imaging, ranks, scoring, tuning
 from bench.engine.attempt import Attempt, read_attempts
 from bench.engine.generating import Generation
 from bench.engine.kept import own_rewards

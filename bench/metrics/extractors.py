@@ -119,12 +119,16 @@ class ClipVision(FeatureNetwork):
     protocol = "cmmd"
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        from transformers import CLIPVisionModelWithProjection
+        from transformers import AutoConfig, CLIPVisionModelWithProjection
 
         super().__init__()
         self.sha256 = sha256_of_all(weights_in(folder))
+        config: Any = AutoConfig.from_pretrained(folder)
+        if hasattr(config, "vision_config"):  # of both towers: the width of the projection is stated above them
+            config.vision_config.projection_dim = config.projection_dim
+            config = config.vision_config
         with quiet():
-            model: Any = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=torch.float32)
+            model: Any = CLIPVisionModelWithProjection.from_pretrained(folder, config=config, dtype=torch.float32)
         self.network = model.eval().requires_grad_(False).to(device)
         self.num_features = int(model.config.projection_dim)
         self.side = int(model.config.image_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +41,9 @@ class World:
                               env=self.env, timeout=580)  # fmt: skip
 
     def start(self, *args: str, tuner: str = "drtune") -> subprocess.Popen[str]:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # the command hears Ctrl-C as from a terminal, also where these tests run in a shell's background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(self.command(*args, tuner=tuner), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                 text=True, env=self.env)  # fmt: skip
 

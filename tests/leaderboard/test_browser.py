@@ -238,6 +238,41 @@ def test_every_image_has_words_and_every_picture_loads(site: Path, opened: Any) 
     assert n_images > 60
 
 
+def test_charts_become_interactive_when_they_come_into_view(site: Path, opened: Any) -> None:
+    page = opened(site / "runs" / f"{Fake().run_id}.html")
+    boxes = page.locator(".chart [role=img]")
+    before = boxes.first.locator("svg").first.bounding_box()
+    for i in range(boxes.count()):
+        boxes.nth(i).scroll_into_view_if_needed()
+        boxes.nth(i).locator(".drawn svg").wait_for()
+    assert page.locator(".drawn svg").count() == boxes.count() >= 6
+    assert page.locator("svg.plot:not(.legend svg)").count() == 0
+    boxes.first.scroll_into_view_if_needed()
+    after = boxes.first.locator(".drawn svg").bounding_box()
+    assert (after["width"], after["height"]) == pytest.approx((before["width"], before["height"]), rel=0.1)
+    boxes.first.locator(".drawn .mark-symbol path").last.hover()
+    said = page.locator("#vg-tooltip-element.visible")
+    said.wait_for()
+    assert "win rate" in said.inner_text()
+    assert "95 % from" in said.inner_text()
+
+
+def test_a_site_without_its_library_keeps_the_drawings(site: Path, browser: Any, tmp_path: Path) -> None:
+    """As when one page is sent by mail."""
+    copy = tmp_path / "runs" / "run.html"
+    copy.parent.mkdir()
+    copy.write_bytes((site / "runs" / f"{Fake().run_id}.html").read_bytes())
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(copy.as_uri())
+    chart = page.locator("figure.chart").first
+    chart.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    assert chart.locator("svg.plot").first.is_visible()
+    assert page.locator(".drawn").count() == 0
+    page.close()
+
+
 def test_pages_say_the_same_without_scripts(site: Path, browser: Any) -> None:
     context = browser.new_context(java_script_enabled=False)
     context.set_default_timeout(PATIENCE_MS)

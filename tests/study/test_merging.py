@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.core.record import Record
+from bench.store import atomic
 from bench.store.merge import merge
 from bench.store.runs import find_run
 from bench.study.importing import import_votes
@@ -23,6 +24,8 @@ def places(tmp_path: Path) -> tuple[Path, Path, Path]:
     out = new_study(tmp_path, "pairwise", n_prompts=10)
     study, key = read(out, "study"), read(out, "key")
     here, there, both = (Path(key["runs"]), tmp_path / "there", tmp_path / "both")
+    (path,) = here.glob("*/*/*/record.json")
+    atomic.write_json(path, {**atomic.read_json(path), "artifacts": []})  # a synthetic run has no adapter
     for copy in (there, both):
         shutil.copytree(here, copy)
     files = [write_ballot(out, rater, vote_all(study, key, rater, answer))

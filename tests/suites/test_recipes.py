@@ -53,9 +53,33 @@ def test_a_wrong_recipe_is_refused() -> None:
     table: dict[str, Any] = {"title": "x", "paper": "y", "settings": {"sute": {"is": "coco", "source": "§1"}}}
     with pytest.raises(UserError, match="there is no setting 'sute'"):
         _recipes.parse("x", table)
-    table["settings"] = {"suite": {"is": "coco", "source": ""}}
-    with pytest.raises(UserError, match="needs a value and its source"):
+    for entry in ({"is": "coco", "source": ""}, "coco", {"is": "coco"}):
+        table["settings"] = {"suite": entry}
+        with pytest.raises(UserError, match="needs a value and its source"):
+            _recipes.parse("x", table)
+    table["settings"] = {"hard_limit_s": {"is": "long", "source": "ours"}}
+    with pytest.raises(UserError, match="hard_limit_s = 'long'"):
         _recipes.parse("x", table)
+    with pytest.raises(UserError, match="there is no settings"):
+        _recipes.parse("x", {"title": "x", "paper": "y"})
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'title = "mine"\npaper = "none"\n[settings]\nsuite = { is = "coco", source = "ours" }\n'
+        'seeds = { is = 1, source = "ours" }\n'
+        '"set.K" = { is = 2, source = "ours" }\n"budget.steps" = { is = 3, source = "ours" }\n'
+    )
+    (run,) = _plan(capsys, tmp_path, "--recipe", str(path), "--tuner", "drtune")["runs"]
+    assert (run["suite"], run["budget"]) == ("coco-sample@1", {"steps": 3.0, "primary": "steps"})
+    assert main(["plan", "--recipe", str(path)]) == 2
+    assert "no --tuner is named" in capsys.readouterr().err
+    path.write_text("title = ")
+    assert main(["plan", "--recipe", str(path), "--tuner", "drtune"]) == 2
+    assert "is no TOML" in capsys.readouterr().err
+    assert main(["plan", "--recipe", str(tmp_path / "none.toml")]) == 2
+    assert "none.toml cannot be read" in capsys.readouterr().err
 
 
 def _plan(capsys: pytest.CaptureFixture[str], tmp_path: Path, *args: str) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ def test_real_models_get_gpu_hours_and_tiny_ones_keep_u(real: Path) -> None:
     assert sd15.spec.budget.to_json() == {"device_s": 8 * 3600.0, "primary": "device_s"}
     assert (sd15.spec.reward, tiny.spec.reward) == ("hps-v2.1", "tiny-pick")
     assert any("DRTune §4.1: 2 hours on 4 A100" in note for note in sd15.notes)
+    assert not any("2 hours" in note for note in at_scale(suite, "sd15", own_budget=True).notes)
     # prompts, samplers and batch are the suite's on every model
     kept = {f.name for f in dataclasses.fields(tiny.spec)} - {"budget", "reward", "metrics"}
     assert all(getattr(tiny.spec, name) == getattr(sd15.spec, name) for name in kept)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import suites
+from bench.cli import main
 from bench.core.errors import UserError
 from bench.core.types import Prompt, Suite
-from suites import abc6k, cc500, coco, hpsv2, parti, t2icompbench
+from suites import abc6k, cc500, coco, data, hpsv2, parti, t2icompbench
 from suites._files import Published, read
 from suites._text import clean
 from suites._train import file_prompts, find_list, list_prompts, lists
@@ -91,6 +92,29 @@ def test_diffusiondb_in_another_form_and_the_same_draw_in_any_order(
     path.unlink()
     (tmp_path / "diffusiondb" / "prompts.csv").write_text('prompt\n"a castle, at night"\n')
     assert [p.text for p in list_prompts(found.name, lambda: tmp_path)[0]] == ["a castle, at night"]
+
+
+def test_status_knows_other_forms_of_a_list_and_formats_that_nothing_here_reads(tmp_path: Path) -> None:
+    (tmp_path / "diffusiondb").mkdir()
+    (tmp_path / "diffusiondb" / "prompts.csv").write_text("prompt\na castle\na tower\n")
+    (file,) = data.status(tmp_path, ["diffusiondb-100k"])
+    assert (file.state, Path(file.path).name) == ("found", "prompts.csv")
+    assert file.detail.startswith("2 rows, how many there should be is not known")
+    (tmp_path / "diffusiondb" / "metadata.parquet").write_bytes(b"PAR1 and no table")
+    (file,) = data.status(tmp_path, ["diffusiondb-100k"])
+    assert file.state == "wrong"
+    assert "pyarrow" in file.todo or "download" in file.todo
+
+
+@pytest.mark.slow
+def test_a_plan_tells_what_was_taken_out_of_a_list(
+    real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--suite", "abc6k", "--edition", "full", "--tuner", "drtune", "--data", str(real), "--runs", str(tmp_path)]
+    assert main(["plan", *args, "--train-list", "t2icompbench-train"]) == 0
+    out = capsys.readouterr().out
+    assert "abc6k-full@1: training prompts: T2I-CompBench++'s training prompts (8 files)" in out
+    assert "removed 132 training prompts that are evaluation prompts (84 of them literally)" in out
 
 
 def test_unknown_list_names_the_closest() -> None:

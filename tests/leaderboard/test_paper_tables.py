@@ -1,0 +1,110 @@
+"""The papers' tables: DRTune's Table 1, RealignDiff's Table I, HG-DPO's Table 2, TreeReward's Figure 1."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.store import atomic
+from leaderboard.paper_tables import DIMENSIONS, colour_shifts, radars, rewards_by_tuners, suites_by_metrics
+from leaderboard.read import read_runs
+from leaderboard.site import build
+from leaderboard.table import Board, boards
+from tests.leaderboard.factories import Fake, entry
+
+ROLES = {"tree": "trained-on", "tiny-judge": "held-out"}
+
+
+def _with(folder: Path, change: Any) -> None:
+    record = atomic.read_json(folder / "record.json")
+    change(record)
+    atomic.write_json(folder / "record.json", record)
+
+
+def _six(record: dict[str, Any]) -> None:
+    for m in record["metrics"]:
+        if m["name"] == "reward/tree":
+            lift = 0.1 if m["snapshot"] == "f100" else 0.0
+            m["detail"] = {"parts": {d: {"value": 0.1 * i + lift, "ci_low": 0.0, "ci_high": 1.0, "n": 32}
+                                     for i, d in enumerate(DIMENSIONS)}}  # fmt: skip
+
+
+def _shift(record: dict[str, Any]) -> None:
+    record["metrics"] += [entry(f"colour-shift/{part}", "f100", value, 32, better="lower", half=0.5)
+                          for part, value in (("hue", 0.4), ("saturation", -2.0), ("value", 1.25))]  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    tree = Fake(tuner="treereward", reward="tree", judge_roles=ROLES, fractions=(0.0, 1.0)).write(tmp_path)
+    _with(tree, _six)
+    _with(Fake(tuner="drtune", fractions=(0.0, 1.0)).write(tmp_path), _shift)
+    return tmp_path
+
+
+def _board(runs: Path) -> Board:
+    (board,) = boards(read_runs(runs)[0])
+    return board
+
+
+def test_a_fitted_tree_makes_a_radar_of_its_six_dimensions(runs: Path) -> None:
+    (found,) = radars(_board(runs))
+    assert found.table.head == DIMENSIONS
+    assert [name for name, _, _ in found.table.rows] == ["base model", "treereward"]
+    for i, (base, tuned) in enumerate(zip(found.table.rows[0][2], found.table.rows[1][2], strict=True)):
+        assert base.sort == pytest.approx(0.1 * i)
+        assert tuned.sort == pytest.approx(0.1 * i + 0.1)
+    assert found.chart.count('class="area') == 2
+
+
+def test_the_radar_is_reached_from_the_board_and_stands_on_the_run_page(runs: Path) -> None:
+    index = build(runs)
+    assert 'href="tables.html"' in index.read_text("utf-8")
+    tables = (index.parent / "tables.html").read_text("utf-8")
+    for title in ("Rewards by tuners", "Suites by FID, CLIP score and TIFA", "Colour shift", "Six dimensions"):
+        assert title in tables
+    assert tables.count('class="area') == 2
+    page = (index.parent / "runs" / f"{_tree_id(runs)}.html").read_text("utf-8")
+    assert page.count('class="area') == 2
+    assert re.search(r"<caption>reward/tree parts</caption>", page)
+
+
+def _tree_id(runs: Path) -> str:
+    return next(run.run_id for run in read_runs(runs)[0] if run.tuner == "treereward")
+
+
+def test_a_reward_without_all_six_has_none(tmp_path: Path) -> None:
+    _with(Fake(tuner="treereward", reward="tree", judge_roles=ROLES, fractions=(0.0, 1.0)).write(tmp_path),
+          lambda record: [m["detail"].update(parts={"style": {"value": 1.0}, "note": "odd"}) for m in record["metrics"]
+                          if m["name"] == "reward/tree"])  # fmt: skip
+    assert radars(_board(tmp_path)) == []
+
+
+def test_rewards_by_tuners_hold_what_each_was_trained_on(runs: Path) -> None:
+    found = rewards_by_tuners(_board(runs))
+    assert found is not None
+    assert found.head == ("tiny-pick ↑", "tree ↑")
+    table = {name: [f.sort for f in figures] for name, _, figures in found.rows}
+    assert table["drtune"] == [pytest.approx(20.7), None]  # trained for tiny-pick: 20 + 2 * 0.35
+    assert table["treereward"] == [None, pytest.approx(20.7)]
+    assert table["base model"] == [20.0, 20.0]
+
+
+def test_suites_by_metrics_have_fid_clip_and_tifa(runs: Path) -> None:
+    (found,) = suites_by_metrics([_board(runs)])
+    assert found.head == ("FID ↓", "CLIP score tiny-clip ↑", "TIFA tiny-vqa ↑")
+    table = {name: [f.sort for f in figures] for name, _, figures in found.rows}
+    assert table["tiny-sd (base model)"] == pytest.approx([84.0, 0.31, 0.71])
+    assert table["drtune"] == pytest.approx([81.0, 0.314, 0.73])
+
+
+def test_colour_shifts_are_signed_and_carry_intervals(runs: Path) -> None:
+    found = colour_shifts(_board(runs))
+    assert found is not None
+    assert found.head == ("hue, %", "saturation, %", "value, %")
+    table = {name: figures for name, _, figures in found.rows}
+    assert [f.sort for f in table["drtune"]] == [0.4, -2.0, 1.25]
+    assert [f.text for f in table["treereward"]] == ["–"] * 3
