@@ -63,7 +63,7 @@ YCBCR_TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.77
 
 
 class Compressibility(Reward):
-    """Mean squared error of a JPEG round trip at quality 10, pixels in [0, 1]; lower is better (DRTune eq. 7).
+    """Mean squared error of a JPEG round trip, pixels in [0, 1], quality 10 by default; lower is better (DRTune eq. 7).
 
     Its parts are what a real encoder, libjpeg, says of the same images rounded to 8 bits: the error at the same
     quality, and the size of the file at quality 95 in kB of 1000 bytes, the compressibility of DDPO (arXiv 2305.13301).

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.assets.catalogue import Asset, AssetFile, fetch_command, size_text
-from bench.assets.files import check_whole, sha256_of
+from bench.assets.files import check_whole, remember, sha256_of
 from bench.assets.places import fetched_folder
 from bench.core.errors import UserError
+from bench.core.identity import file_sha256
 
 HUB = "https://huggingface.co"
 """Where the environment variable ``HF_ENDPOINT`` names no mirror."""
@@ -77,6 +78,8 @@ def fetch(asset: Asset, say: Say = lambda line: None) -> Path:
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
+        if file.sha256:
+            remember(target, file.sha256)
     return folder
 
 
@@ -209,7 +212,7 @@ def _download(file: Remote, part: Path) -> None:
 def _verify(asset: Asset, file: Remote, part: Path) -> None:
     """Compares with what the origin and the catalogue say; a wrong file is removed."""
     try:
-        if file.sha256 and (found := sha256_of(part)) != file.sha256:
+        if file.sha256 and (found := file_sha256(part)) != file.sha256:
             raise UserError(f"{file.path} of {asset.source} arrived with sha256 {found}, published is {file.sha256}",
                             valid="the published file", hint=fetch_command(asset))  # fmt: skip
         if file.git_sha1 and not file.sha256 and (found := _git_sha1(part)) != file.git_sha1:

@@ -31,20 +31,34 @@ def cache_dir() -> Path:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, as 64 hex digits; hashed once while its size and time of change stay."""
     path = path.resolve()
-    stat = path.stat()
-    known = {"path": str(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    memo = cache_dir() / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+    known = _stamp(path)
     with contextlib.suppress(OSError, ValueError):
-        remembered = json.loads(memo.read_text("utf-8"))
+        remembered = json.loads(_memo(path).read_text("utf-8"))
         if isinstance(remembered, dict) and {k: remembered.get(k) for k in known} == known:
             return str(remembered["sha256"])
     found = file_sha256(path)
+    remember(path, found)
+    return found
+
+
+def remember(path: Path, sha256: str) -> None:
+    """Keeps the digest of a file as it is now."""
+    path = path.resolve()
+    memo = _memo(path)
     with contextlib.suppress(OSError):
         memo.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=memo.parent, delete=False, encoding="utf-8") as new:
-            json.dump({**known, "sha256": found}, new)
+            json.dump({**_stamp(path), "sha256": sha256}, new)
         Path(new.name).replace(memo)
-    return found
+
+
+def _stamp(path: Path) -> dict[str, str | int]:
+    stat = path.stat()
+    return {"path": str(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _memo(path: Path) -> Path:
+    return cache_dir() / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
 
 
 def sha256_of_all(paths: Sequence[Path]) -> str:

@@ -18,8 +18,8 @@ def card_text(card: Mapping[str, Any]) -> str:
         f"`bench reward train tree` in {card['steps']:,} steps of {of['batch']} pairs, learning rate {of['lr']:g} "
         f"({of['trunk_lr']:g} of it for the backbone), seed {of['seed']}. Method: Zhang et al., TreeReward, ACM MM "
         "2024.", "",
-        f"Held out are whole prompts: no image and no text of these {card['n_held_out']:,} votes was fitted on. "
-        "Accuracy is the share of held-out votes whose winner scores higher; 0.5 is chance.", "",
+        f"Held out are whole prompts: none of these {card['n_held_out']:,} votes shares its prompt with one that was "
+        "fitted on. Accuracy is the share of held-out votes whose winner scores higher; 0.5 is chance.", "",
         "| branch | dimension | votes fitted on | held out | pair accuracy | 95 % interval |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]  # fmt: skip

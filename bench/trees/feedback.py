@@ -108,13 +108,17 @@ class Feedback:
         return held
 
     def _held_prompts(self) -> set[str]:
-        """The first prompt and every sixth after it, in order of appearance, and the first prompt of each dimension
-        that has none among these."""
-        held = set(list(dict.fromkeys(row.winner_text for row in self._rows))[::HELD_OUT_ONE_IN])
+        """A sixth of the prompts, rounded up, those of the smallest SHA-256, so that no order of the votes matters;
+        then of each dimension at least one prompt, and not its last."""
+        order = sorted({row.winner_text for row in self._rows}, key=lambda text: hashlib.sha256(text.encode()).digest())
+        held = set(order[: -(-len(order) // HELD_OUT_ONE_IN)])
         for j in range(len(DIMENSIONS)):
-            of_j = [row.winner_text for row in self._rows if row.dimension == j]
+            asked = {row.winner_text for row in self._rows if row.dimension == j}
+            of_j = [text for text in order if text in asked]
             if of_j and held.isdisjoint(of_j):
                 held.add(of_j[0])
+            if len(of_j) > 1 and held.issuperset(of_j):
+                held.discard(of_j[-1])
         return held
 
     def counts(self) -> dict[str, dict[str, int]]:

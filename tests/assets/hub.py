@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 import urllib.parse
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,15 +15,15 @@ class Hub:
     """Serves ``repos``: name → {path: bytes}. Large files (``.pt``, ``.safetensors``) are behind a redirect, as LFS is.
 
     Args:
-        cut_after: bytes of a large file that a connection brings before it breaks; None lets it finish.
-        states_digests: whether the listing has them, as the hub's does.
+        pieces: bytes of a large file that each connection in turn brings before it breaks; when there are no more,
+            they hold.
     """
 
-    def __init__(self, repos: dict[str, dict[str, bytes]], *, cut_after: int | None = None) -> None:
+    def __init__(self, repos: dict[str, dict[str, bytes]], pieces: Iterable[int] = ()) -> None:
         self.repos = repos
-        self.cut_after = cut_after
-        self.n_cuts_left = 1_000_000
+        self.pieces = iter(pieces)
         self.states_digests = True
+        """Whether the listing has them, as the hub's does."""
         self.wrong_bytes = False
         self.forbidden = False
         self.requests: list[tuple[str, str, str]] = []
@@ -98,11 +99,5 @@ class Hub:
         to.send_header("Content-Length", str(len(content) - start))
         to.end_headers()
         part = content[start:]
-        if large and self.cut_after is not None and len(part) > self.cut_after and self.n_cuts_left > 0:
-            self.n_cuts_left -= 1
-            to.wfile.write(part[: self.cut_after])
-            to.wfile.flush()
-            to.close_connection = True
-            to.connection.close()
-        else:
-            to.wfile.write(part)
+        # a connection that closes before Content-Length is one that broke
+        to.wfile.write(part[: next(self.pieces, None)] if large else part)

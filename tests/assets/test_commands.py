@@ -55,7 +55,7 @@ def test_status_of_all_and_of_wrong_ones(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_fetch_then_found(tmp_path: Path) -> None:
-    hub = Hub({"xswu/HPSv2": dict(HPS)}, cut_after=120_000)
+    hub = Hub({"xswu/HPSv2": dict(HPS)}, pieces=[120_000])
     env = {"HF_ENDPOINT": hub.url, "XDG_CACHE_HOME": str(tmp_path / "c"), "HF_HUB_CACHE": str(tmp_path / "hub")}
     done = bench("fetch", "hps-v2", **env)
     hub.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_two_assets_of_one_repository_share_its_folder(hub: Hub) -> None:
 
 
 def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub) -> None:
-    hub.cut_after = 70_000
+    hub.pieces = itertools.repeat(70_000)
     folder = fetch(find("hps-v2"))
     assert (folder / "HPS_v2_compressed.pt").read_bytes() == HPS["HPS_v2_compressed.pt"]
     ranges = [r for path, r, _ in hub.requests if path.startswith("/storage")]
@@ -70,21 +71,11 @@ def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub) -> None:
 
 
 def test_a_connection_that_brings_nothing_ends_it_and_the_same_command_continues(hub: Hub, cache: Path) -> None:
-    hub.cut_after = 100_000
-    hub.n_cuts_left = 1
-    real, hub.repos["xswu/HPSv2"] = hub.repos["xswu/HPSv2"], dict(HPS)
-    part = cache / "assets" / ".partial"
-
-    def breaks(repo: str, file: str) -> bytes:
-        # the storage goes away after the first piece
-        return b"" if hub.n_cuts_left == 0 and file.endswith(".pt") and n_parts(cache) else real[file]
-
-    hub._found = breaks  # type: ignore[method-assign]
-    with pytest.raises(UserError) as caught:
+    hub.pieces = iter([100_000, 0, 0, 0])
+    with pytest.raises(UserError, match=r"was cut at 100,000 of 300,1\d\d bytes") as caught:
         fetch(find("hps-v2"))
-    assert "cut at 100,000 of" in str(caught.value) or "does not exist" in str(caught.value)
-    assert n_parts(cache) == 1 and locate("hps-v2") is None and part.is_dir()
-    del hub._found
+    assert caught.value.hint == "the same command continues"
+    assert n_parts(cache) == 1 and locate("hps-v2") is None
     hub.requests.clear()
     folder = fetch(find("hps-v2"))
     assert (folder / "HPS_v2_compressed.pt").read_bytes() == HPS["HPS_v2_compressed.pt"]
