@@ -53,7 +53,7 @@ def thinned(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float
     edges = [1 + (n - 2) * i // n_stretches for i in range(n_stretches + 1)]
     for start, end in pairwise(edges):
         part = ys[start:end]
-        known = [y for y in part if y is not None] if None in part else part
+        known = [y for y in part if y is not None]
         if known:
             low, high = part.index(min(known)), part.index(max(known))
             kept += [start + low] if low == high else [start + min(low, high), start + max(low, high)]
