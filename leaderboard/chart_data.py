@@ -42,6 +42,11 @@ def series_of(points: Sequence[Point]) -> list[Series]:
     return sorted({(p.series, p.role) for p in points}, key=lambda s: (roles.index(s[1]), s[0]))
 
 
+def slots_of(points: Sequence[Point]) -> list[str]:
+    """Where a series lies within a row: its name's place. One judge has one place, whatever its role in a row."""
+    return list(dict.fromkeys(name for name, _ in series_of(points)))
+
+
 def thinned(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float], list[float | None]]:
     """A long curve by ``MOST_POINTS`` of its values at most: of equal stretches the lowest and the highest one, in
     order, so that no spike is lost; the first and the last value stay. A stretch without any value stays a gap."""
@@ -53,7 +58,7 @@ def thinned(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float
     edges = [1 + (n - 2) * i // n_stretches for i in range(n_stretches + 1)]
     for start, end in pairwise(edges):
         part = ys[start:end]
-        known = [y for y in part if y is not None] if None in part else part
+        known = [y for y in part if y is not None]
         if known:
             low, high = part.index(min(known)), part.index(max(known))
             kept += [start + low] if low == high else [start + min(low, high), start + max(low, high)]

@@ -174,7 +174,7 @@ def tree_parts(run: Run, snapshot: Snapshot | None) -> list[float]:
 
 def tree_shapes(run: Run) -> list[Shape]:
     """The base model and the tuned one, where a run fitted a tree; empty otherwise."""
-    both = [("base model", tree_parts(run, run.base)), (run.tuner, tree_parts(run, run.final))]
+    both: list[Shape] = [("base model", tree_parts(run, run.base)), (run.tuner, tree_parts(run, run.final))]
     return both if all(found for _, found in both) else []
 
 

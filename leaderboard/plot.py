@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from markupsafe import escape
 
-from leaderboard.chart_data import DASHES, ROLE_COLOURS, Axis, Point, Series, Shape, series_of
+from leaderboard.chart_data import DASHES, ROLE_COLOURS, Axis, Point, Series, Shape, series_of, slots_of
 
 WIDTH, HEIGHT = 320, 190
 FOREST_WIDTH = 380
@@ -94,7 +94,8 @@ def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> 
 def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: float) -> str:
     """One line a tuner: figures with intervals against the line of no change. ``Point.x`` is the place in ``rows``."""
     series = series_of(points)
-    step = 12 * len(series) + 12
+    slots = slots_of(points)
+    step = 12 * len(slots) + 12
     bottom = TOP + step * len(rows)
     values = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
     low, high = _with_room([*values, neutral])
@@ -109,7 +110,7 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
         parts.append(f'<g style="color:{colour_of((name, role), None)}">')
         for p in points:
             if (p.series, p.role) == (name, role):
-                at = f"{TOP + step * p.x + 12 * (k + 1):.1f}"
+                at = f"{TOP + step * p.x + 12 * (slots.index(p.series) + 1):.1f}"
                 if p.low is not None and p.high is not None:
                     parts.append(_line("span", across(p.low), at, across(p.high), at))
                 said = escape(f"{rows[int(p.x)]}, {name}: {_format(p.value, x.format)}")

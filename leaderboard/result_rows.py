@@ -7,13 +7,15 @@ of 5,000 runs has 150,000. Everything here that a record says goes through ``esc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from markupsafe import Markup, escape
 
 from leaderboard import wording
 from leaderboard.pages import ROLE_WORDS, Figure
+
+_passports: dict[str, str] = {}
+_MOST_PASSPORTS = 1024
 
 
 def results_rows(rows: Sequence[Mapping[str, Any]]) -> Markup:
@@ -49,21 +51,13 @@ def _figure(f: Figure) -> str:
 
 def _passport(passport: Mapping[str, Any]) -> str:
     """Thousands of runs share some dozens of protocols."""
-    return _passport_of(repr(passport), _Passport(passport)) if passport else ""
-
-
-class _Passport(dict[str, Any]):
-    """One argument that takes no part in being the same: ``repr`` says all of it already."""
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Passport)
-
-
-@lru_cache(maxsize=1024)
-def _passport_of(_: str, passport: _Passport) -> str:
-    shown = ((escape(name), escape(wording.plain_value(passport[name]))) for name in sorted(passport))
-    facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in shown)
-    return f'<details class="passport"><summary>protocol</summary><dl>{facts}</dl></details>'
+    if not passport:
+        return ""
+    key = repr(passport)
+    if key not in _passports:
+        if len(_passports) >= _MOST_PASSPORTS:
+            _passports.clear()
+        shown = ((escape(name), escape(wording.plain_value(passport[name]))) for name in sorted(passport))
+        facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in shown)
+        _passports[key] = f'<details class="passport"><summary>protocol</summary><dl>{facts}</dl></details>'
+    return _passports[key]

@@ -96,7 +96,7 @@ def scalars(run: Run, curve: Curve) -> list[dict[str, Any]]:
     x = Axis(f"spent, {wording.unit_of(columns[axis])}", "~s")
     made: list[dict[str, Any]] = []
     by_column = list(zip(*(row for row in rows if row[axis] is not None), strict=True)) or [()] * len(columns)
-    xs: Sequence[float] = by_column[axis]  # type: ignore[assignment]
+    xs = [x for x in by_column[axis] if x is not None]
     for name in sorted(columns, key=lambda c: (_place(c), columns.index(c))):
         i = columns.index(name)
         if i == axis or name == "unit" or name in KINDS:

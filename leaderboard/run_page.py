@@ -38,7 +38,7 @@ def pages(site: Site) -> Iterator[Page]:
     known = {name: _settings_of(facts) for name, facts in site.methods.items()}
     digests = {name: digest(facts, 16) for name, facts in known.items()}
     hackings = _hackings(site)
-    told = {id(found): digest(found.model_dump(), 16) for found in hackings.values()}
+    told = {id(found): found.model_dump_json() for found in hackings.values()}
     for run in site.runs:
         hacked = hackings.get(run.run_id)
         name = str(run.spec["tuner"]) if method_page.method_of(site, run) is not None else ""

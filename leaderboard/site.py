@@ -16,7 +16,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -91,11 +91,14 @@ def build_site(
     with exclusive(out.parent / f".{out.name}.lock", f"the site {out}", wait_s=_LOCK_WAIT_S), ExitStack() as stack:
         for marker in sorted(out.parent.glob(f"{atomic.TEMPORARY}*/{_MARKER}")):
             shutil.rmtree(marker.parent, ignore_errors=True)  # a build that was killed
-        workers = beside = None
+        workers = beside = asked = None
         if n_processes > 1:
-            if not vega.kept_at(cache).is_file():
+            if not vega.kept_at(cache).is_file():  # a first build: what takes an engine of its own goes on meanwhile
                 beside = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
                 beside.submit(vega.keep, vega.kept_at(cache))
+                if describe is not None:  # most tuners' names are their folders'
+                    names = {path.name for root in roots for path in root.glob("*/*") if path.is_dir()}
+                    asked = stack.enter_context(ThreadPoolExecutor(1)).submit(describe, names, cache)
             workers = stack.enter_context(
                 ProcessPoolExecutor(n_processes, mp_context=get_context("spawn"), initializer=_rare_collections)
             )
@@ -103,6 +106,8 @@ def build_site(
             (making / _MARKER).write_text("TuneBench makes this folder from records and replaces it as a whole.\n")
             with _nothing_to_collect():
                 found = read_all(roots, cache, workers)
+                if asked is not None:
+                    asked.result()
                 site = Site(tuple(roots), tuple(found.runs), tuple(boards(found.runs)), tuple(found.unreadable),
                             _methods(found.runs, describe, cache))  # fmt: skip
             if beside is not None:

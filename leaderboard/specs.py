@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from leaderboard import plot
-from leaderboard.chart_data import DASHES, SHAPES, Axis, Point, Series, Shape, series_of
+from leaderboard.chart_data import DASHES, SHAPES, Axis, Point, Series, Shape, series_of, slots_of
 
 Spec = dict[str, Any]
 _DATA = '"<<data>>"'
@@ -80,7 +80,7 @@ def _curve(x: Axis, y: Axis) -> str:
 def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: float) -> str:
     """The chart of ``leaderboard.plot.forest``."""
     series = series_of(points)
-    names = tuple(_label(s, None) for s in series)
+    names, slots = tuple(_label(s, None) for s in series), slots_of(points)
     spans = any(p.low is not None and p.high is not None for p in points)
     # Rows are numbers with labels by lookup, so that two tuners of one name keep two lines.
     labels = " ".join(f"datum.value === {i} ? {json.dumps(name)} :" for i, name in enumerate(rows)) + " ''"
@@ -89,7 +89,7 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
     place: Spec = {
         "y": {"field": "row", "type": "ordinal", "title": None, "axis": axis,
               "scale": {"domain": list(range(len(rows))), "paddingInner": 0.35}},
-        "yOffset": {"field": "series", "type": "nominal", "scale": {"domain": list(names)}},
+        "yOffset": {"field": "slot", "type": "nominal", "scale": {"domain": list(range(len(slots)))}},
         "x": _channel("x", x, zero=False), **_told_apart(names, tuple(plot.colour_of(s, None) for s in series)),
         "tooltip": [{"field": "name", "title": "row"}, *_tooltip(names, None, x, "x", spans=spans)],
     }  # fmt: skip
@@ -103,9 +103,9 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
     ]  # fmt: skip
     if not spans:
         del layers[1]
-    step = 12 * len(series) + 12
+    step = 12 * len(slots) + 12
     values = [{"row": int(p.x), "name": rows[int(p.x)], "x": p.value, "low": p.low, "high": p.high,
-               "s": series.index((p.series, p.role))} for p in points]  # fmt: skip
+               "slot": slots.index(p.series), "s": series.index((p.series, p.role))} for p in points]  # fmt: skip
     width = plot.FOREST_WIDTH - plot.FOREST_LEFT - plot.RIGHT
     whole = {"width": width, "height": step * len(rows), "layer": layers, **_data(names)}
     return _json(whole).replace(_DATA, _json(values))

@@ -56,7 +56,7 @@ def _asset(kept: Path) -> Made:
 def _bundle() -> str:
     import vl_convert
 
-    text: str = vl_convert.javascript_bundle(vl_version=VEGA_LITE)
+    text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
     text = _ADDRESS.sub(lambda found: found[0] if found[0] in NAMESPACES else "", text)
     # In a function of its own, as its short names would else be the pages' too.
     return f"(() => {{\n{text}\n}})();\n"

@@ -64,27 +64,36 @@ class Writer:
             UserError: two pages have one path.
         """
         here: list[Page] = []
-        anywhere: list[Page] = []
+        groups: dict[str, list[Page]] = {}
+        waiting: list[tuple[Sequence[Page], Future[list[list[str]]]]] = []
+
+        def send(workers: Executor) -> None:
+            """All that is in ``groups``; the others get to work while the next pages are being thought of."""
+            alone = groups.pop("", [])
+            for part in (*groups.values(), *(alone[i : i + _AT_ONCE] for i in range(0, len(alone), _AT_ONCE))):
+                waiting.append((part, workers.submit(put_all, self.site, part)))
+            groups.clear()
+
         for page in pages:
             if page.path in self._now:
                 raise UserError(f"two pages of the site are called {page.path}")
             pictures = self._take_over(page)
             self._now[page.path] = (page.inputs, pictures or [])
-            if pictures is None:
-                (here if page.here else anywhere).append(page)
-        waiting: list[tuple[Sequence[Page], Future[list[list[str]]]]] = []
-        if workers is None or len(anywhere) < _WORTH_IT:
-            here += anywhere
-        else:
-            groups: dict[str, list[Page]] = {}
-            for page in anywhere:
+            if pictures is None and page.here:
+                here.append(page)
+            elif pictures is None:
                 groups.setdefault(page.group, []).append(page)
-            alone = groups.pop("", [])
-            parts = [*groups.values(), *(alone[i : i + _AT_ONCE] for i in range(0, len(alone), _AT_ONCE))]
-            waiting = [(part, workers.submit(put_all, self.site, part)) for part in parts]
-        self._note(here, put_all(self.site, here))
+                alone = len(groups.get("", ()))
+                if workers is not None and (alone >= _WORTH_IT or (waiting and alone >= _AT_ONCE)):
+                    send(workers)
+        if workers is not None and waiting:
+            send(workers)
+        self._put_here([*here, *(page for part in groups.values() for page in part)])
         for part, future in waiting:
             self._note(part, future.result())
+
+    def _put_here(self, pages: Sequence[Page]) -> None:
+        self._note(pages, put_all(self.site, pages))
 
     def _note(self, pages: Sequence[Page], pictures: Sequence[list[str]]) -> None:
         for page, names in zip(pages, pictures, strict=True):

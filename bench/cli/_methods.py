@@ -32,7 +32,9 @@ def describe(names: Collection[str], cache: Path) -> dict[str, dict[str, Any]]:
     keys = {name: _key(entries[name]) for name in sorted(names) if name in entries}
     unknown = [name for name, key in keys.items() if before.get(name, {}).get("key") != key]
     asked = _asked_elsewhere(unknown) if unknown and "torch" not in sys.modules else _ask(unknown)
-    kept = {name: {"key": key, "facts": asked[name]} if name in asked else before[name] for name, key in keys.items()}
+    kept: dict[str, dict[str, Any]] = {
+        name: {"key": key, "facts": asked[name]} if name in asked else before[name] for name, key in keys.items()
+    }
     if kept != before:
         atomic.write_json(path, kept)
     return {name: found["facts"] for name, found in kept.items()}

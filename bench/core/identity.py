@@ -14,8 +14,18 @@ IDENTITY_VERSION = 2
 """Part of every run id. Raise it only when the meaning of an id changes: all ids change with it."""
 
 
+_AS_IT_IS = frozenset({str, int, bool, type(None)})
+
+
 def plain(value: Any) -> Any:
     """``value`` as plain JSON data: dataclasses become dicts, tuples lists; NaN and unknown types are refused."""
+    kind = type(value)  # the common types first: a site of thousands of runs asks for a million of them
+    if kind in _AS_IT_IS or (kind is float and math.isfinite(value)):
+        return value
+    if kind is dict:
+        return {k if type(k) is str else str(k): plain(v) for k, v in value.items()}
+    if kind is list:
+        return [plain(v) for v in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

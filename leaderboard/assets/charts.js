@@ -24,14 +24,17 @@
   const draw = async (box) => {
     await load();
     const spec = JSON.parse(box.querySelector("script").textContent);
+    const drawn = box.querySelector("svg.plot");
+    const { width, height } = drawn.viewBox.baseVal;
     const place = document.createElement("div");
     place.className = "drawn";
+    place.style.aspectRatio = `${width} / ${height}`; // nothing on the page moves
     const options = {
       mode: "vega-lite", renderer: "svg", ast: true, actions: false, defaultStyle: false, config,
       tooltip: { theme: "custom", disableDefaultStyle: true },
     };
     await vegaEmbed(place, spec, options);
-    box.querySelector("svg.plot").replaceWith(place);
+    drawn.replaceWith(place);
   };
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries.filter((found) => found.isIntersecting)) {

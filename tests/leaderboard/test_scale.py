@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import os
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from benchmarks.records import write_records
-from leaderboard import index_page
+from leaderboard import index_page, read
 from leaderboard.read import read_all
 from leaderboard.site import build_site
 
@@ -80,3 +82,33 @@ def test_many_rows_leave_the_front_page(tmp_path: Path, monkeypatch: pytest.Monk
 
 def _bytes(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_digest_is_taken_from_memory_only_where_the_clock_allows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, fresh = tmp_path / "old.json", tmp_path / "fresh.json"
+    for path in (old, fresh):
+        path.write_text("one", "utf-8")
+    os.utime(old, ns=(10**18, 10**18))
+    first = read._Stamps(tmp_path)
+    digests = [first.digest_of(path) for path in (old, fresh)]
+    first.write()
+    times = fresh.stat().st_mtime_ns
+    fresh.write_text("two", "utf-8")  # as long, and within the clock's step
+    os.utime(fresh, ns=(times, times))
+    second = read._Stamps(tmp_path)
+    assert second.digest_of(fresh) == hashlib.sha256(b"two").hexdigest() != digests[1]
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read again"))
+    assert second.digest_of(old) == digests[0]
+
+
+def test_what_a_killed_build_left_half_written_costs_that_record_alone(tmp_path: Path) -> None:
+    write_records(tmp_path, 3)
+    cache = tmp_path / ".cache" / "leaderboard"
+    read_all([tmp_path], cache)
+    path = cache / "summaries.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    write_records(tmp_path, 1, first=3)
+    assert read_all([tmp_path], cache).n_checked == 2
+    assert read_all([tmp_path], cache).n_checked == 0
