@@ -247,7 +247,10 @@ def _need_room(folder: Path, missing: Sequence[Remote]) -> None:
 
 
 def _unreachable(url: str, err: BaseException) -> UserError:
-    code = err.code if isinstance(err, urllib.error.HTTPError) else 0
+    code = 0
+    if isinstance(err, urllib.error.HTTPError):
+        code = err.code
+        err.close()  # it holds the connection
     if code in (401, 403):
         return UserError(f"{url} is not open to you (HTTP {code})",
                          valid="an account that accepted the model's licence on the hub",
