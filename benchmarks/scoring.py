@@ -22,6 +22,9 @@ import hashlib
 import io
 import json
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -112,7 +115,7 @@ def _tokenizer(folder: Path, max_tokens: int) -> Any:
     return names
 
 
-def make_scene(root: Path, n: int) -> Any:
+def make_scene(root: Path, n: int, reference: Path) -> Any:
     """A suite of n prompts with six questions each, and n PNG files of smooth shapes and noise."""
     from bench.core.budget import Budget
     from bench.core.contract import ImageRef, Scene
@@ -142,7 +145,7 @@ def make_scene(root: Path, n: int) -> Any:
         fractions=(0.0, 1.0), metrics=(), reward="pickscore", model="sd15",
     )  # fmt: skip
     images = ImagesOnDisk(write_index(root, refs), root / "cache")
-    judging = Judging("published", ("pickscore", "clip-h14", "aesthetic"), references=(str(root / "reference.npz"),))
+    judging = Judging("published", ("pickscore", "clip-h14", "aesthetic"), references=(str(reference),))
     return Scene(Suite(spec, tuple(prompts), (), tuple(questions)), images, images, "pickscore", "cpu", root / "cache",
                  judging=judging)  # fmt: skip
 
@@ -265,21 +268,18 @@ def peers(scene: Any, models: Path, parts: dict[str, float]) -> dict[str, Callab
             "TIFA": tifa}  # fmt: skip
 
 
-def measured(work: dict[str, Callable[[], Any]]) -> tuple[dict[str, float], float, dict[str, Any]]:
-    """CPU seconds of each part, peak resident MB while they ran, and what they answered."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+def measured(work: dict[str, Callable[[], Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+    """CPU seconds of each part, and what they answered."""
     seconds, answers = {}, {}
     for name, run in work.items():
         start = time.process_time()
         with torch.no_grad():
             answers[name] = run()
         seconds[name] = time.process_time() - start
-    status = Path("/proc/self/status").read_text()
-    peak_kb = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
-    return seconds, peak_kb / 1000, answers
+    return seconds, answers
 
 
-def warm(scene: Any) -> None:
+def warm() -> None:
     """Loads our models, as the peers' are loaded before their clock: rewards load with their first image."""
     from bench.assets import need
     from bench.metrics.inception import load_inception
@@ -292,40 +292,58 @@ def warm(scene: Any) -> None:
         judge(name, "cpu").prepare()
 
 
+def one_side(side: str, root: Path, n: int) -> dict[str, Any]:
+    """Scores in this process, which holds that side's models only."""
+    scene = make_scene(root / f"scene-{side}", n, root / "reference.npz")
+    parts: dict[str, float] = {}
+    if side == "peers":
+        seconds, said = measured(peers(scene, root / "models", parts))
+        values = {"FID": said["FID"], "CLIP score": 100 * float(np.clip(said["CLIP score"], 0, None).mean())}
+    else:
+        warm()
+        seconds, own = measured(ours(scene))
+        values = {"FID": own["FID"][0].value, "CLIP score": own["CLIP score"][0].value}
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return {"seconds": seconds, "values": values, "peak_mb": peak_mb, "parts": parts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=200, help="images")
-    n = parser.parse_args().n
+    parser.add_argument("--side", choices=("ours", "peers"), help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    n: int = given.n
     torch.set_num_threads(1)
+    if given.side:
+        print(json.dumps(one_side(given.side, given.root, n)))
+        return
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        os.environ["TUNEBENCH_MODELS"] = str(root / "models")
-        os.environ["TUNEBENCH_OTHER_WEIGHTS"] = ASSETS
-        os.environ["XDG_CACHE_HOME"] = str(root / "home")
         make_models(root / "models")
-        scene = make_scene(root / "scene", n)
-        make_reference(root / "scene" / "reference.npz")
-        parts: dict[str, float] = {}
-        theirs = peers(scene, root / "models", parts)
-        warm(scene)
-        own_s, own_mb, own = measured(ours(scene))
-        peer_s, peer_mb, said = measured(theirs)
-    fid = next(m.value for m in own["FID"] if m.name == "fid")
-    clip = 100 * float(np.clip(said["CLIP score"], 0, None).mean())
-    print(json.dumps({"n": n, "fid_ours": fid, "fid_peer": said["FID"], "clip_ours": own["CLIP score"][0].value,
-                      "clip_peer": clip}))  # fmt: skip
-    print(f"\n{n} images of {SIDE} px, {N_QUESTIONS} questions each, one thread, torch {torch.__version__}\n")
-    print("| | peers, CPU ms an image | here | ratio |\n|---|---|---|---|")
-    for name in own_s:
-        a, b = peer_s[name], own_s[name]
+        make_reference(root / "reference.npz")
+        environment = {**os.environ, "TUNEBENCH_MODELS": str(root / "models"), "TUNEBENCH_OTHER_WEIGHTS": ASSETS,
+                       "XDG_CACHE_HOME": str(root / "home")}  # fmt: skip
+        found = {}
+        for side in ("ours", "peers"):
+            command = [sys.executable, "-m", "benchmarks.scoring", "--side", side, "--root", place, "--n", str(n)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            found[side] = json.loads(done.stdout.splitlines()[-1])
+    own, peer = found["ours"], found["peers"]
+    print(f"{n} images of {SIDE} px, {N_QUESTIONS} questions each, one thread, torch {torch.__version__}; "
+          + ", ".join(f"{name} {own['values'][name]:.6g} here and {peer['values'][name]:.6g} there"
+                      for name in own["values"]))  # fmt: skip
+    print("\n| | peers, CPU ms an image | here | ratio |\n|---|---|---|---|")
+    for name, b in own["seconds"].items():
+        a = peer["seconds"][name]
         print(f"| {name} | {1000 * a / n:.0f} | {1000 * b / n:.0f} | {a / b:.1f} |")
-    a, b = sum(peer_s.values()), sum(own_s.values())
-    once = parts["FID's distance"]
+    a, b, once = sum(peer["seconds"].values()), sum(own["seconds"].values()), peer["parts"]["FID's distance"]
     print(f"| all | {1000 * a / n:.0f} | {1000 * b / n:.0f} | {a / b:.1f} |")
     print(f"| all without SciPy's root of FID ({once:.0f} s once) | {1000 * (a - once) / n:.0f} | {1000 * b / n:.0f} | "
           f"{(a - once) / b:.1f} |")  # fmt: skip
-    print(f"| images/s | {n / a:.2f} | {n / b:.2f} | |")
-    print(f"| peak MB, all models loaded | {peer_mb:.0f} | {own_mb:.0f} | |")
+    print(f"| images/s | {n / a:.2f} | {n / b:.2f} | {a / b:.1f} |")
+    a, b = peer["peak_mb"], own["peak_mb"]
+    print(f"| peak resident MB | {a:.0f} | {b:.0f} | {a / b:.1f} |")
 
 
 if __name__ == "__main__":
