@@ -112,7 +112,8 @@ def _dsg(file: Path, text: str) -> list[Asked]:
     found: list[Asked] = []
     for number, row in enumerate(rows, 1):
         try:
-            parents = tuple(int(p) for p in row["dependency"].split(",") if p.strip() and int(p) > 0)
+            # ten published rows also name a thing that no question is about ("5, right"): it is no parent
+            parents = tuple(int(p) for p in row["dependency"].split(",") if p.strip().isdigit() and int(p) > 0)
             place = int(row["proposition_id"])
         except (ValueError, AttributeError) as err:
             raise UserError(f"{file}, row {number}: {err}", valid="whole numbers, with commas") from err

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from bench.core import registry
 from bench.core.contract import Measured, Metric, Scene
 from bench.core.errors import UserError
 from bench.core.paired import cluster_mean_ci
@@ -49,7 +50,7 @@ class CLIPScore(Metric):
             if reason:
                 measured.append(absent(variant.column, reason))
                 continue
-            measured.append(_measured(variant, clip_model(variant.asset, variant.asset, scene.device), scene, at))
+            measured.append(_measured(variant, _model(variant, scene.device), scene, at))
         return measured
 
 
@@ -72,6 +73,15 @@ class CLIPScoreH14(CLIPScore):
 
     name = "clipscore-h14"
     variants = ("h14",)
+
+
+def _model(variant: ClipVariant, device: str) -> ClipReward:
+    """Where a reward has these weights, that reward: roles go by its family, and the model is loaded once."""
+    if variant.asset not in registry.entries("rewards"):
+        return clip_model(variant.asset, variant.asset, device)
+    reward = judge(variant.asset, device)
+    assert isinstance(reward, ClipReward)
+    return reward
 
 
 def _measured(variant: ClipVariant, reward: ClipReward, scene: Scene, at: Layout) -> Measured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ def load_embedder(where: Path, device: str) -> tuple[Embed, str]:
     valid = "a TorchScript file of (B, 3, 112, 112) in [-1, 1] → (B, D), or a transformers folder of an image model"
     if where.is_file():
         try:
-            script: Any = torch.jit.load(str(where), map_location=device).eval()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # such networks are handed round as TorchScript
+                script: Any = torch.jit.load(str(where), map_location=device).eval()  # type: ignore[no-untyped-call]
         except RuntimeError as err:
             raise UserError(f"{where} is no TorchScript file: {str(err).splitlines()[0]}", valid=valid) from err
         return (lambda images: script(_sized(images.to(device), FACE_SIDE, 0.5, 0.5)).float()), sha256_of(where)

@@ -32,8 +32,6 @@ class ClipVariant:
     """Of max(cos, 0)."""
     prefix: str = ""
     """Before every prompt."""
-    family: str = ""
-    """As the reward of the same weights calls it."""
 
 
 CLIP_VARIANTS: dict[str, ClipVariant] = {

@@ -144,18 +144,24 @@ Answered = tuple[Question, str, str | None]
 
 
 def holds(answered: Sequence[Answered]) -> list[bool]:
-    """Whether each question counts as right: its own answer is, and of a question with parents so are all of those, and
-    of theirs. A parent that is not asked does not hold."""
+    """Whether each question counts as right: its own answer is, and those of its parents, and of theirs. Parents that
+    nobody asks about (in DSG-1k eight questions have one) are left aside."""
     right = [chosen == q.answer for q, _, chosen in answered]
     numbers = {q.number: k for k, (q, _, _) in enumerate(answered) if isinstance(q, GraphQuestion)}
 
-    def stands(k: int, above: frozenset[int]) -> bool:
-        question = answered[k][0]
-        parents = [numbers.get(p, -1) for p in question.parents] if isinstance(question, GraphQuestion) else []
-        # a circle of parents holds nothing
-        return right[k] and all(p >= 0 and p not in above and stands(p, above | {p}) for p in parents)
+    def above(k: int) -> set[int]:
+        """The question and all that it depends on; published graphs have circles."""
+        found, rest = set[int](), [k]
+        while rest:
+            at = rest.pop()
+            if at not in found:
+                found.add(at)
+                question = answered[at][0]
+                parents = question.parents if isinstance(question, GraphQuestion) else ()
+                rest += [numbers[p] for p in parents if p in numbers]
+        return found
 
-    return [stands(k, frozenset({k})) for k in range(len(answered))]
+    return [all(right[a] for a in above(k)) for k in range(len(answered))]
 
 
 def _share(answered: Sequence[Answered]) -> float | None:

@@ -1,14 +1,16 @@
 """VQA models that answer questions about pictures: the tiny world's reader, BLIP, and other transformers models.
 
-BLIP's image tower runs once for each picture and its questions go through the text towers in batches. A plain batched
-``generate`` of transformers lets the answer attend to the padding of shorter questions, so that an answer depends on
-what came with it; here the padding is masked, and an answer is the same alone and in a batch.
+BLIP's image tower runs once for each picture and its questions go through the text towers in batches, those of one
+length in tokens together. In a padded batch an answer would depend on what came with it: BLIP's decoder attends to the
+states of padding, since transformers 5.23 loses the mask of its cross-attention on the way (``BlipTextLayer`` hands it
+on as ``attention_mask``, which ``BlipTextSelfAttention`` replaces by the mask that it was not given).
 """
 
 from __future__ import annotations
 
 import functools
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,34 +92,44 @@ class BlipVQA:
 
     @torch.no_grad()
     def answers(self, images: torch.Tensor, questions: Sequence[Sequence[str]]) -> list[list[str]]:
-        # each question about a picture once, the longest together, so that little padding is computed
-        pairs = sorted({(i, text) for i, asked in enumerate(questions) for text in asked}, key=lambda p: (len(p[1]), p))
+        # each question about a picture once
+        groups = self._by_length(sorted({(i, text) for i, asked in enumerate(questions) for text in asked}))
         said: dict[tuple[int, str], str] = {}
-        if pairs:
+        if groups:
             seen = self.model.vision_model(pixel_values=self.prepare(images).to(self.device)).last_hidden_state
-        for start in range(0, len(pairs), QUESTION_BATCH):
-            part = pairs[start : start + QUESTION_BATCH]
+        for part in groups:
             rows = torch.tensor([i for i, _ in part], device=self.device)
             said.update(zip(part, self._decode(seen[rows], [text for _, text in part]), strict=True))
         return [[said[i, text] for text in asked] for i, asked in enumerate(questions)]
 
-    def encoded(self, seen: torch.Tensor, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image states (B, patches, D) and a question for each: question states (B, tokens, D) and their mask."""
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.max_tokens,
-                                return_tensors="pt").to(self.device)  # fmt: skip
-        states = self.model.text_encoder(
-            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=seen,
+    def _by_length(self, pairs: Sequence[tuple[int, str]]) -> list[list[tuple[int, str]]]:
+        """Batches of (picture, question) whose questions have equally many tokens."""
+        by_length: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
+        for pair in pairs:
+            by_length[len(self._tokens([pair[1]]).input_ids[0])].append(pair)
+        return [same[at : at + QUESTION_BATCH] for _, same in sorted(by_length.items())
+                for at in range(0, len(same), QUESTION_BATCH)]  # fmt: skip
+
+    def _tokens(self, texts: Sequence[str]) -> Any:
+        return self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)
+
+    def encoded(self, seen: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
+        """Image states (B, patches, D) and a question for each, all of one length: question states (B, tokens, D)."""
+        ids = torch.tensor(self._tokens(texts).input_ids, device=self.device)
+        states: torch.Tensor = self.model.text_encoder(
+            input_ids=ids, attention_mask=torch.ones_like(ids), encoder_hidden_states=seen,
             encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=self.device),
         )[0]  # fmt: skip
-        return states, tokens.attention_mask
+        return states
 
     def _decode(self, seen: torch.Tensor, texts: Sequence[str]) -> list[str]:
-        states, mask = self.encoded(seen, texts)
+        states = self.encoded(seen, texts)
         text = self.model.config.text_config
         start = torch.full((len(texts), 1), self.model.decoder_start_token_id, device=self.device)
         ids = self.model.text_decoder.generate(
             input_ids=start, attention_mask=torch.ones_like(start), eos_token_id=text.sep_token_id,
-            pad_token_id=text.pad_token_id, encoder_hidden_states=states, encoder_attention_mask=mask, do_sample=False,
+            pad_token_id=text.pad_token_id, encoder_hidden_states=states,
+            encoder_attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=self.device), do_sample=False,
             num_beams=1, max_new_tokens=MAX_ANSWER_TOKENS,
         )  # fmt: skip
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

@@ -14,7 +14,7 @@ from metric_world import picture
 
 from bench.core.contract import Scene
 from bench.core.paired import Interval
-from bench.metrics.colour import CHANNELS, Colour, hsv, magnitude
+from bench.metrics.colour import CHANNELS, Colour, hsv, lab, magnitude
 
 byte = st.integers(0, 255)
 
@@ -86,6 +86,41 @@ def test_it_is_the_papers_figure(make_scene: Callable[..., Scene]) -> None:
     tuned, base = channel_means(0), channel_means(100)
     expected = 100 * abs(tuned - base) / base
     assert [shifts(scene)[c] for c in CHANNELS] == pytest.approx(list(expected), rel=1e-4)
+
+
+def test_hue_is_a_circle(make_scene: Callable[..., Scene]) -> None:
+    """From 10 degrees to 350 is a turn of 20, which means of hue call more than a third of the circle."""
+
+    def of_hue(degrees: float) -> Callable[[int], np.ndarray]:
+        rgb = (255 * np.array(colorsys.hsv_to_rgb(degrees / 360, 1, 1))).round().astype(np.uint8)
+        return lambda i: np.tile(rgb, (16, 16, 1))
+
+    hue = Colour().score(make_scene(pictures=of_hue(350), base_pictures=of_hue(10)))[0]
+    assert hue.value > 3000
+    assert hue.detail["circular"]["shift_degrees"] == pytest.approx(-20, abs=0.5)
+    assert hue.detail["circular"]["base_degrees"] == pytest.approx(10, abs=0.3)
+
+
+def test_grey_has_no_hue_to_turn(make_scene: Callable[..., Scene]) -> None:
+    hue = Colour().score(make_scene(pictures=bluish, base_pictures=lambda i: np.full((16, 16, 3), 90, np.uint8)))[0]
+    assert hue.detail["circular"]["base_degrees"] is None
+    assert hue.detail["circular"]["shift_degrees"] is None
+
+
+@pytest.mark.parametrize(
+    ("rgb", "expected"),
+    [((1, 1, 1), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((1, 0, 0), (53.24, 80.09, 67.20)),
+     ((0, 0, 1), (32.30, 79.19, -107.86)), ((0.02, 0.02, 0.02), (1.40, 0, 0))],
+)  # fmt: skip
+def test_lab_of_known_colours(rgb: tuple[float, ...], expected: tuple[float, ...]) -> None:
+    found = lab(torch.tensor(rgb, dtype=torch.float64).view(1, 3, 1, 1)).flatten().tolist()
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_delta_e_is_of_pairs(make_scene: Callable[..., Scene]) -> None:
+    value = Colour().score(make_scene(pictures=lambda i: np.full((16, 16, 3), 255, np.uint8),
+                                      base_pictures=lambda i: np.full((16, 16, 3), 119, np.uint8)))[2]  # fmt: skip
+    assert value.detail["delta_e"]["value"] == pytest.approx(100 - 50.03, abs=0.1)  # mid grey's L* is 50
 
 
 def test_black_images_have_no_percentage(make_scene: Callable[..., Scene]) -> None:

@@ -133,7 +133,8 @@ def test_other_files_are_refused(content: str, folder: Path, tmp_path: Path) -> 
         file.write_bytes(file.read_bytes()[:-4000])
     else:
         mu, sigma = np.zeros(3), np.eye(3)
-        arrays = {"other": {"weights": mu}, "nan": {"mu": mu * np.nan, "sigma": sigma}, "shape": {"mu": mu, "sigma": mu},
+        arrays = {"other": {"weights": mu}, "nan": {"mu": mu * np.nan, "sigma": sigma},
+                  "shape": {"mu": mu, "sigma": mu},
                   "passport": {"mu": mu, "sigma": sigma, "root": sigma, "passport": np.array("{}")}}  # fmt: skip
         np.savez(file, **arrays[content])
     with pytest.raises(UserError, match=r"x\.npz"):
