@@ -1,4 +1,4 @@
-"""What full size costs on a GPU, with random weights: ``python -m benchmarks.gpu`` (``--tiny`` tries the script on a CPU).
+"""What full size costs on a GPU, with random weights: ``python -m benchmarks.gpu``; ``--tiny`` tries it on a CPU.
 
 For SD1.5 at 512x512 and SDXL at 1024x1024, frozen weights in bfloat16: an update of DRTune's kind with K trained steps,
 by the engine and by the full graph with checkpointing (seconds, peak memory, cosine of the two gradients), and images a
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bench.core.types import Prompt, SamplerSpec
+from bench.diffusion.execution import Execution
 from bench.diffusion.generate import generate
 from bench.diffusion.memory import free, is_out_of_memory
 from bench.diffusion.models import BaseModel, quiet
@@ -135,6 +136,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         model = random_pipeline(0, torch.bfloat16, base="sd" if name == "sd15" else name)
     else:
         model = full_size(name, args.device, torch.bfloat16)
+    Execution(dtype="bf16", gradient_checkpointing=args.gradient_checkpointing).apply(model)
     model = adapted(model)
     batch, updates = args.batch, []
     for K in args.K:
@@ -174,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--K", type=lambda text: [int(k) for k in text.split(",")], default=[1, 5, 10])
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="inside of the U-Net and the decoder too")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)

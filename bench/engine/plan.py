@@ -405,8 +405,10 @@ def _missing_model(source: ModelSource) -> list[str]:
     if source.file("model_index.json") is not None:
         return []
     facts = ", ".join(filter(None, (source.location + source.at_revision(), source.licence)))
-    return [f"the files of model {source.name!r} ({facts}) are not on this machine: --model {source.name}=FOLDER with "
-            "a copy of them"]  # fmt: skip
+    known = source.name in registry.entries("models")
+    other, how = ("", f"{source.name}=FOLDER") if known else (", and there is no such folder", "FOLDER")
+    return [f"the files of model {source.name!r} ({facts}) are not on this machine{other}: --model {how} with a copy "
+            "of them"]  # fmt: skip
 
 
 def packages() -> dict[str, str]:
