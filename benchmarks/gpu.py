@@ -51,7 +51,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, float]:
     return time.perf_counter() - start, live.peak
 
 
-def fitting(batch: int, work: Callable[[int], Any]) -> tuple[int, Any]:
+def fitting(batch: int, work: Callable[..., Any]) -> tuple[int, Any]:
     """(batch, result) of the biggest half, quarter .. of ``batch`` that memory holds."""
     while True:
         try:
@@ -140,10 +140,12 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     model = adapted(model)
     batch, updates = args.batch, []
     for K in args.K:
-        batch, row = fitting(batch, lambda b, K=K: measure_update(model, args.steps, K, b, args.rounds))  # type: ignore[misc]
+        batch, row = fitting(batch, functools.partial(measure_update, model, args.steps, K, rounds=args.rounds))
         updates.append(row)
         print(json.dumps({name: row}), file=sys.stderr, flush=True)
-    _, generation = fitting(args.batch, lambda b: measure_generation(model, args.steps, b, args.rounds))
+    _, generation = fitting(
+        args.batch, functools.partial(measure_generation, model, args.steps, rounds=args.rounds)
+    )  # fmt: skip
     n = sum(p.numel() for key, p in model.unet.named_parameters() if "lora_" not in key)
     side = model.latent_shape()[1] * model.vae_factor
     return {"model": name, "parameters": n, "side": side, "updates": updates, "generation": generation}

@@ -39,7 +39,7 @@ def leave(x_in: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return _times(x_in, 1 / SCALE) if dtype == torch.float16 else x_in
 
 
-def unscale(parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> None:
+def unscale(parameters: Sequence[Any], dtype: torch.dtype) -> None:
     """Its adapter's parameters, in float32: gradients come out here too."""
     if dtype == torch.float16:
         for parameter in parameters:
@@ -47,5 +47,6 @@ def unscale(parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> Non
 
 
 def _times(x: torch.Tensor, factor: float) -> torch.Tensor:
-    scaled: torch.Tensor = _Times.apply(x, factor)  # type: ignore[no-untyped-call]
+    function: Any = _Times  # torch leaves ``apply`` without types
+    scaled: torch.Tensor = function.apply(x, factor)
     return scaled
