@@ -28,7 +28,7 @@ SDXL_UNET: Mapping[str, Any] = {
 
 
 def full_size(name: str, device: str, dtype: torch.dtype) -> BaseModel:
-    """``sd15`` (860 M parameters in the U-Net) or ``sdxl`` (2.6 B) with weights as freshly made, which sample nothing."""
+    """``sd15`` (860 M parameters in the U-Net) or ``sdxl`` (2.6 B) with fresh weights, which draw nothing."""
     import diffusers
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 

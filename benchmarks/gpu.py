@@ -1,4 +1,4 @@
-"""What full size costs on a GPU, with random weights: ``python -m benchmarks.gpu`` (``--tiny`` tries the script on a CPU).
+"""What full size costs on a GPU, with random weights: ``python -m benchmarks.gpu``; ``--tiny`` tries it on a CPU.
 
 For SD1.5 at 512x512 and SDXL at 1024x1024, frozen weights in bfloat16: an update of DRTune's kind with K trained steps,
 by the engine and by the full graph with checkpointing (seconds, peak memory, cosine of the two gradients), and images a
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bench.core.types import Prompt, SamplerSpec
+from bench.diffusion.execution import Execution
 from bench.diffusion.generate import generate
 from bench.diffusion.memory import free, is_out_of_memory
 from bench.diffusion.models import BaseModel, quiet
@@ -50,7 +51,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, float]:
     return time.perf_counter() - start, live.peak
 
 
-def fitting(batch: int, work: Callable[[int], Any]) -> tuple[int, Any]:
+def fitting(batch: int, work: Callable[..., Any]) -> tuple[int, Any]:
     """(batch, result) of the biggest half, quarter .. of ``batch`` that memory holds."""
     while True:
         try:
@@ -135,13 +136,16 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         model = random_pipeline(0, torch.bfloat16, base="sd" if name == "sd15" else name)
     else:
         model = full_size(name, args.device, torch.bfloat16)
+    Execution(dtype="bf16", gradient_checkpointing=args.gradient_checkpointing).apply(model)
     model = adapted(model)
     batch, updates = args.batch, []
     for K in args.K:
-        batch, row = fitting(batch, lambda b, K=K: measure_update(model, args.steps, K, b, args.rounds))  # type: ignore[misc]
+        batch, row = fitting(batch, functools.partial(measure_update, model, args.steps, K, rounds=args.rounds))
         updates.append(row)
         print(json.dumps({name: row}), file=sys.stderr, flush=True)
-    _, generation = fitting(args.batch, lambda b: measure_generation(model, args.steps, b, args.rounds))
+    _, generation = fitting(
+        args.batch, functools.partial(measure_generation, model, args.steps, rounds=args.rounds)
+    )  # fmt: skip
     n = sum(p.numel() for key, p in model.unet.named_parameters() if "lora_" not in key)
     side = model.latent_shape()[1] * model.vae_factor
     return {"model": name, "parameters": n, "side": side, "updates": updates, "generation": generation}
@@ -174,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--K", type=lambda text: [int(k) for k in text.split(",")], default=[1, 5, 10])
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="inside of the U-Net and the decoder too")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)

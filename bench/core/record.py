@@ -130,7 +130,7 @@ class Provenance(_Strict):
     command: str
     execution: dict[str, Any] = Field(default_factory=dict)
     """How the base model was computed, where that is not float32, whole and eager: ``dtype`` bf16 or fp16 of its frozen
-    weights, ``attention_slicing``, ``vae_slicing``, ``vae_tiling``, ``compile``."""
+    weights, ``gradient_checkpointing``, ``attention_slicing``, ``vae_slicing``, ``vae_tiling``, ``compile``."""
 
 
 class Curve(_Strict):

@@ -21,7 +21,7 @@ class Options:
     reward: str | None = None
     """Reward expression; None is the suite's own."""
     model: str | None = None
-    """Base model name or folder; None is the suite's own."""
+    """Base model: a name, a folder, NAME=FOLDER or a hub id; None is the suite's own."""
     edition: str | None = None
     """None: sample, or full where only that edition has the prompts that ``suite`` names."""
     seeds: str = "1"

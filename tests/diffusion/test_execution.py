@@ -27,8 +27,8 @@ def update(model, charge=None):
         return gradient(model.adapter_parameters, accumulate_gradients, *args)
 
 
-@pytest.mark.parametrize("how", [{"attention_slicing": True}, {"vae_slicing": True}])
-def test_slices_change_neither_gradient_nor_counts(how):
+@pytest.mark.parametrize("how", [{"attention_slicing": True}, {"vae_slicing": True}, {"gradient_checkpointing": True}])
+def test_slices_and_checkpoints_change_neither_gradient_nor_counts(how):
     plain, sliced = Tally(), Tally()
     expected = update(real_model(), plain.charge)
     model = Execution(dtype="fp32", **how).apply(real_model())

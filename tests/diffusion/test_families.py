@@ -214,13 +214,17 @@ def test_a_refiner_is_refused(folders, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["sd", "sdxl", "sd3"])
-def test_half_precision_leaves_the_gradients_direction(base):
-    """Frozen weights in bfloat16; adapter, latents, scheduler and autoencoder in float32."""
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1.0, 1e-5])
+def test_half_precision_leaves_the_gradients_direction(size, half, base):
+    """Frozen weights in half; adapter, latents, scheduler and autoencoder in float32. Also where the loss is small:
+    then float16 without its scale loses the gradient, and bfloat16 does not."""
     grads = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, half):
         model = tuned(base, dtype=dtype)
         sampler = build_sampler(model, SamplerSpec(SAMPLER[base], n_steps=5, guidance=4.0))
-        args = (model, sampler, Path(frozenset({1, 3})), ["a cat", "two"], Noise([0, 1]), curved_loss)
+        path = Path(frozenset({1, 3}), through_input=True)
+        args = (model, sampler, path, ["a cat", "two"], Noise([0, 1]), lambda x: size * curved_loss(x))
         grads[dtype] = gradient(model.adapter_parameters, accumulate_gradients, *args)
         frozen = [p for name, p in model.unet.named_parameters() if "lora_" not in name]
         assert {p.dtype for p in frozen} == {dtype}
