@@ -189,7 +189,6 @@ class LeadTuning(Tuning):
     should_stop: Callable[[], bool]
 
     def _run(self, meters: Meters) -> str:
-        self.lost: dict[str, float] = {}
         keeper = self._keeper = Keeper(self.folder)
         # before the ledger is written again: its age tells when a killed attempt ended
         heartbeat = Heartbeat(self.folder.root / "tuning.json", self.folder.ledger_path)
@@ -201,8 +200,7 @@ class LeadTuning(Tuning):
         try:
             with heartbeat, self.progress.stage("tune", limit, _short(primary), done=self._spent()) as self._stage:
                 reason = self._drive(tuner, state, meters)
-            for kind, amount in charge_late(self.folder, self.ledger, self.attempt.number, self._older).items():
-                self.lost[kind] = self.lost.get(kind, 0.0) + amount
+            self.attempt.lose(charge_late(self.folder, self.ledger, self.attempt.number, self._older))
             if reason == STOPPED:
                 # tuning that is over is never taken up again: what it ended with is written next
                 keeper.keep(tuner, state, self.ledger, force=True)
@@ -236,7 +234,8 @@ class LeadTuning(Tuning):
         state = take_up(blob, tuner, self.ledger)
         # a copy that a failed node left alive may still be at work: what it does from here on is booked at the end
         self._older = reached(self.folder, self.attempt.number - 1) or dict(self.ledger.spent)
-        self.lost = charge_lost(self.folder, self.ledger, self.attempt.number)
+        charge_lost(self.folder, self.ledger, self.attempt.number)
+        self.attempt.lose_rest(self.ledger.lost, self.folder)
         atomic.write_json(self.folder.ledger_path, self.ledger.to_json())
         if blob is not None:
             self.progress.say(f"continuing at unit {state.total}, {100 * self.ledger.fraction():.0f} % of the budget")
