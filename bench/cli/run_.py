@@ -143,7 +143,7 @@ def _launch(runs: Sequence[PlannedRun], launcher: Launcher, root: Path, how: Map
     Args:
         how: what changes no answer: device, processes, micro-batch, execution.
     """
-    from bench.engine.prepare import prepare
+    from bench.engine.prepare import prepare, suite_files
     from bench.engine.progress import Progress
 
     progress = Progress(quiet=quiet)
@@ -157,7 +157,8 @@ def _launch(runs: Sequence[PlannedRun], launcher: Launcher, root: Path, how: Map
     request = {**how, "command": command, "cpus": launcher.cpus}
     # a thousand runs are thousands of files, each flushed: waiting for them one by one takes longer than submitting
     with ThreadPoolExecutor(N_WRITERS) as writers:
-        list(writers.map(lambda run: prepare(run, request), runs))
+        files = {id(suite): suite_files(suite) for suite in {id(run.suite): run.suite for run in runs}.values()}
+        list(writers.map(lambda run: prepare(run, request, files[id(run.suite)]), runs))
     outcomes = launcher.launch(jobs, quiet=quiet)
     return next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0)
 

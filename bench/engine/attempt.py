@@ -19,6 +19,8 @@ from bench.store.fence import Fence
 from bench.store.runs import RunFolder
 
 N_CURVE_ROWS = 400
+ROUNDING = 1e-9
+"""Sums of seconds in another order differ by less."""
 
 
 class Attempt:
@@ -47,11 +49,27 @@ class Attempt:
     def warn(self, text: str) -> None:
         self.event("warning", text=text)
 
-    def end(self, exit: str, lost: Mapping[str, float] | None = None) -> None:
-        """Says how the attempt ended; ``lost`` is the work that it had to do again."""
+    def lose(self, work: Mapping[str, float]) -> None:
+        """Notes work, by kind, that this attempt must do again; at once, as it may itself be killed."""
+        booked = {kind: amount for kind, amount in work.items() if amount}
+        if booked:
+            self.event("lost", lost=booked)
+
+    def lose_rest(self, all_lost: Mapping[str, float], folder: RunFolder) -> None:
+        """``lose`` of what the run has lost by now and no earlier attempt noted: a checkpoint may be older than what
+        the attempt before this one had booked."""
+        noted: dict[str, float] = {}
+        for entry in read_attempts(folder):
+            if entry.number < self.number:
+                noted = {kind: noted.get(kind, 0.0) + entry.lost.get(kind, 0.0) for kind in {*noted, *entry.lost}}
+        rest = {kind: amount - noted.get(kind, 0.0) for kind, amount in all_lost.items()}
+        self.lose({kind: amount for kind, amount in rest.items() if amount > ROUNDING})
+
+    def end(self, exit: str) -> None:
+        """Says how the attempt ended."""
         self._events.close()
         atomic.write_json(
-            self.root / "exit.json", {"ended": jobs.now(), "exit": exit, "lost": dict(lost or {}), **self.kept}
+            self.root / "exit.json", {"ended": jobs.now(), "exit": exit, **self.kept}
         )
 
 
@@ -66,7 +84,7 @@ def read_attempts(folder: RunFolder) -> list[AttemptEntry]:
         entries.append(AttemptEntry(
             number=env["number"], started=env["started"], ended=left.get("ended"), host=env["host"],
             device=env["device"], exit=left.get("exit", "killed"),
-            lost={k: v for k, v in left.get("lost", {}).items() if v}, job_id=env.get("job_id"),
+            lost=_read_lost(root) or left.get("lost", {}), job_id=env.get("job_id"),
             token=env.get("token"), stage=env.get("stage", "all"), checkpoints=left.get("checkpoints"),
             checkpoint_s=left.get("checkpoint_s"),
         ))  # fmt: skip
@@ -94,13 +112,26 @@ def read_curve(folder: RunFolder) -> Curve:
 
 def read_units(attempt: Path) -> Iterator[dict[str, Any]]:
     """The unit events of the attempt in folder ``attempt``, in order."""
+    return _events(attempt, "unit")
+
+
+def _read_lost(attempt: Path) -> dict[str, float]:
+    """All work that the attempt noted to ``lose``, by kind."""
+    found: dict[str, float] = {}
+    for event in _events(attempt, "lost"):
+        for kind, amount in event["lost"].items():
+            found[kind] = found.get(kind, 0.0) + amount
+    return found
+
+
+def _events(attempt: Path, kind: str) -> Iterator[dict[str, Any]]:
     path = attempt / "events.jsonl"
     for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
             continue  # the one line that a kill cut short
-        if event["event"] == "unit":
+        if event["event"] == kind:
             yield event
 
 

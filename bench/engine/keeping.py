@@ -63,7 +63,7 @@ def take_up(blob: bytes | None, tuner: Tuner, ledger: Ledger) -> LoopState:
     return LoopState.from_json(saved["loop"])
 
 
-def charge_lost(folder: RunFolder, ledger: Ledger, attempt: int) -> dict[str, float]:
+def charge_lost(folder: RunFolder, ledger: Ledger, attempt: int) -> None:
     """Books as lost what earlier attempts did beyond the checkpoint that ``ledger`` was restored to.
 
     The ledger's file is up to half a second old when a kill comes, so the events, one a unit, are looked at too; a unit
@@ -71,18 +71,13 @@ def charge_lost(folder: RunFolder, ledger: Ledger, attempt: int) -> dict[str, fl
 
     Args:
         attempt: the number of the attempt that begins.
-
-    Returns:
-        What was booked, by kind.
     """
-    before = dict(ledger.lost)
     if folder.ledger_path.exists():
         written: Mapping[str, Any] = atomic.read_json(folder.ledger_path)
         ledger.note_lost(written)
         spent = reached(folder, attempt - 1)
         if spent:
             ledger.note_lost({"spent": spent, "lost": written["lost"]})
-    return {kind: v - before[kind] for kind, v in ledger.lost.items() if v > before[kind]}
 
 
 def charge_late(folder: RunFolder, ledger: Ledger, attempt: int, seen: Mapping[str, float]) -> dict[str, float]:

@@ -17,16 +17,26 @@ from bench.store import atomic
 from bench.store.runs import RunFolder
 
 
-def prepare(run: PlannedRun, request: Mapping[str, Any]) -> RunFolder:
-    """Writes spec, suite, prompts and the request (how to run it; changes no answer). Safe to repeat."""
+def suite_files(suite: Suite) -> dict[str, str]:
+    """Text by file name: a suite as run folders hold it, made once for all runs of it."""
+    return {
+        "suite.json": atomic.json_text({**dataclasses.asdict(suite.spec), "notes": list(suite.notes)}),
+        "prompts.jsonl": atomic.jsonl_text([dataclasses.asdict(p) for p in suite.prompts]),
+        "train.jsonl": atomic.jsonl_text([dataclasses.asdict(p) for p in suite.train_prompts]),
+        "questions.jsonl": atomic.jsonl_text([dataclasses.asdict(q) for q in suite.questions]),
+    }
+
+
+def prepare(run: PlannedRun, request: Mapping[str, Any], files: Mapping[str, str] | None = None) -> RunFolder:
+    """Writes spec, suite, prompts and the request (how to run it; changes no answer). Safe to repeat.
+
+    Args:
+        files: ``suite_files`` of the run's suite, where a caller has many runs of it.
+    """
     folder = run.folder
     folder.write_spec(run.spec)
-    atomic.write_json(
-        folder.root / "suite.json", {**dataclasses.asdict(run.suite.spec), "notes": list(run.suite.notes)}
-    )
-    atomic.write_jsonl(folder.root / "prompts.jsonl", [dataclasses.asdict(p) for p in run.suite.prompts])
-    atomic.write_jsonl(folder.root / "train.jsonl", [dataclasses.asdict(p) for p in run.suite.train_prompts])
-    atomic.write_jsonl(folder.root / "questions.jsonl", [dataclasses.asdict(q) for q in run.suite.questions])
+    for name, text in (files or suite_files(run.suite)).items():
+        atomic.write_text(folder.root / name, text)
     # the number of threads decides the order of sums: every attempt at a run keeps the first one's
     n_cpus = request.get("cpus") or torch.get_num_threads()
     threads = {"n_threads": find_source(run.model_ref).n_threads or n_cpus, "score_threads": n_cpus}

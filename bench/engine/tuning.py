@@ -218,7 +218,6 @@ class LeadTuning(Tuning):
     should_stop: Callable[[], bool]
 
     def __post_init__(self) -> None:
-        self.lost: dict[str, float] = {}
         self._keeper = Keeper(self.folder)
 
     def _run(self, meters: Meters) -> str:
@@ -233,8 +232,7 @@ class LeadTuning(Tuning):
         try:
             with heartbeat, self.progress.stage("tune", limit, _short(primary), done=self._spent()) as self._stage:
                 reason = self._drive(tuner, state, meters)
-            for kind, amount in charge_late(self.folder, self.ledger, self.attempt.number, self._older).items():
-                self.lost[kind] = self.lost.get(kind, 0.0) + amount
+            self.attempt.lose(charge_late(self.folder, self.ledger, self.attempt.number, self._older))
             if reason == STOPPED:
                 # tuning that is over is never taken up again: what it ended with is written next
                 keeper.keep(tuner, state, self.ledger, force=True)
@@ -279,12 +277,12 @@ class LeadTuning(Tuning):
         if self.aborted is None:
             # a copy that a failed node left alive may still be at work: what it does from here on is booked at the end
             self._older = reached(self.folder, self.attempt.number - 1) or dict(self.ledger.spent)
-            lost = charge_lost(self.folder, self.ledger, self.attempt.number)
+            charge_lost(self.folder, self.ledger, self.attempt.number)
+            self.attempt.lose_rest(self.ledger.lost, self.folder)
         else:
             before = dict(self.ledger.lost)
             self.ledger.note_lost(self.aborted)
-            lost = {kind: v - before[kind] for kind, v in self.ledger.lost.items() if v > before[kind]}
-        self.lost = {kind: self.lost.get(kind, 0.0) + lost.get(kind, 0.0) for kind in {**self.lost, **lost}}
+            self.attempt.lose({kind: v - before[kind] for kind, v in self.ledger.lost.items() if v > before[kind]})
         atomic.write_json(self.folder.ledger_path, self.ledger.to_json())
         if blob is not None:
             self.progress.say(f"continuing at unit {state.total}, {100 * self.ledger.fraction():.0f} % of the budget")

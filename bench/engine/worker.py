@@ -48,8 +48,8 @@ from bench.store.liveness import turn
 from bench.store.runs import RunFolder
 
 Stage = Literal["all", "tune", "evaluate"]
-Ending = tuple[Status, str, ErrorEntry | None, dict[str, float]]
-"""Status, reason, error, lost work."""
+Ending = tuple[Status, str, ErrorEntry | None]
+"""Status, reason, error."""
 
 
 class Stopped(Exception):
@@ -131,26 +131,25 @@ class Worker:
             attempt.end("done by an earlier attempt")
             return self.folder.read_record()
         self.folder.sweep()
-        lost: dict[str, float] = {}
         try:
-            status, reason, error, lost = self._tune(attempt)
+            status, reason, error = self._tune(attempt)
             if stage == "tune" and status != "failed":
-                attempt.end("tuned", lost)
+                attempt.end("tuned")
                 return None
             record = self._finish(attempt, stage, status, reason, error)
         except Stopped as err:
-            attempt.end("requeue" if err.code == exits.REQUEUE else "interrupted", lost)
+            attempt.end("requeue" if err.code == exits.REQUEUE else "interrupted")
             raise
         except KeyboardInterrupt:
-            attempt.end("interrupted", lost)
+            attempt.end("interrupted")
             raise
         except UserError as err:
-            attempt.end(f"stopped: {err.problem}", lost)
+            attempt.end(f"stopped: {err.problem}")
             raise
         except BaseException as err:
-            attempt.end(f"crashed: {type(err).__name__}", lost)
+            attempt.end(f"crashed: {type(err).__name__}")
             raise
-        attempt.end(status, lost)
+        attempt.end(status)
         record = record.model_copy(update={"attempts": read_attempts(self.folder)})
         self.recorder.write(record)
         return record
@@ -179,7 +178,7 @@ class Worker:
         if outcome.exists():
             done = atomic.read_json(outcome)
             error = ErrorEntry(**done["error"]) if done["error"] else None
-            return done["status"], done["reason"], error, {}
+            return done["status"], done["reason"], error
         with ranks.crew(self.folder.root, self.processes, self.device, self.spec.budget.hard_wall_s) as crew:
             model = self._load_model()
             job = tuning.LeadTuning(
@@ -235,7 +234,7 @@ class Worker:
         atomic.write_json(
             outcome, {"status": status, "reason": reason, "error": failure.model_dump() if failure else None}
         )
-        return status, reason, failure, job.lost
+        return status, reason, failure
 
     def _finish(
         self, attempt: Attempt, stage: Stage, status: Status, reason: str, error: ErrorEntry | None

@@ -132,14 +132,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented JSON with sorted keys; NaN is refused."""
-    write_text(path, json.dumps(plain(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    """``json_text`` to a file."""
+    write_text(path, json_text(value))
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """``jsonl_text`` to a file."""
+    write_text(path, jsonl_text(rows))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON with sorted keys; NaN is refused."""
+    return json.dumps(plain(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def jsonl_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """One JSON object a line."""
     lines = [json.dumps(plain(row), sort_keys=True, ensure_ascii=False, allow_nan=False) for row in rows]
-    write_text(path, "".join(line + "\n" for line in lines))
+    return "".join(line + "\n" for line in lines)
 
 
 def read_json(path: Path) -> Any:

@@ -123,12 +123,15 @@ def test_a_time_limit_is_one_interruption_more(slurm: Cluster, world: World) -> 
     on.is_over(*args, tuner="micro-slow")
 
 
+LONG = ("--budget", "denoiser_u=4000", "--hard-limit", "900")
+
+
 def test_a_node_that_slurm_gave_up_lives_on(slurm: Cluster, world: World) -> None:
     """slurmd is killed: Slurm starts the run on the other node while the older copy still works."""
     whole = World(world.model, world.runs.parent / "whole")
-    uninterrupted = whole.start("--budget", "denoiser_u=4000", tuner=TUNER)
+    uninterrupted = whole.start(*LONG, tuner=TUNER)
     on = OnCluster(world, slurm)
-    on.submit("--budget", "denoiser_u=4000")
+    on.submit(*LONG)
     (folder,) = on.folders()
     on.wait_checkpoint(folder, 1)
     older = read_fence(folder)
@@ -151,7 +154,7 @@ def test_a_node_that_slurm_gave_up_lives_on(slurm: Cluster, world: World) -> Non
     check_accounts(found, 4000)
     assert [a["number"] for a in found["attempts"]] == [1, 2]
     assert found["attempts"][0]["exit"].startswith("stopped: run")
-    on.is_over("--budget", "denoiser_u=4000")
+    on.is_over(*LONG)
 
 
 def test_the_controller_goes_and_comes_back(slurm: Cluster, world: World, plain: World) -> None:
