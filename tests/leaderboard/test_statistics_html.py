@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.budget_curves import profiles
+from leaderboard.budget_curves import CurvePoint, Hacking, Span, profiles
 from leaderboard.read import read_runs
 from leaderboard.statistics import board_facts
-from leaderboard.statistics_html import board_statistics_html, places_text, profiles_html
+from leaderboard.statistics_html import board_statistics_html, hacking_text, places_text, profiles_html
 from leaderboard.table import boards
 from tests.leaderboard.factories import Fake
 from tests.leaderboard.test_statistics import shift
@@ -109,3 +109,23 @@ def test_profiles_over_suites(tmp_path: Path) -> None:
     assert "no run" in text
     assert _Tags(text).open == []
     assert str(profiles_html(made[:1], facts)).strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "trained", "held_out", "said"),
+    [
+        ("down", (0.6, 0.55, 0.65), (0.4, 0.35, 0.45), "tree 60 %, held-out 40 %"),
+        ("", (0.58, 0.47, 0.68), (0.37, 0.27, 0.47), "worse than the base, and not flagged as trained-on does not"),
+        ("", (0.52, 0.51, 0.53), (0.47, 0.3, 0.49), "worse than the base, and not flagged as the gap's interval"),
+        ("", (0.7, 0.6, 0.8), (0.6, 0.55, 0.65), "no sign: tree 70 %, held-out 60 %"),
+    ],
+)
+def test_a_reading_never_says_more_or_less_than_the_intervals(
+    flag: str, trained: tuple[float, ...], held_out: tuple[float, ...], said: str
+) -> None:
+    ends = [Span(value=value, low=low, high=high) for value, low, high in (trained, held_out)]
+    point = CurvePoint(fraction=1.0, trained=ends[0], held_out=ends[1])
+    found = Hacking(flag=flag, trained_on=("tree",), gap=None, paired=False, peak=None, curve=(point,))
+    word, why = hacking_text(found)
+    assert bool(word) == bool(flag)
+    assert why.startswith(said)
