@@ -101,6 +101,8 @@ class HGDPO(AdapterTuner):
         "stated, 8-bit Adam and 0.5 at inference (preset hgdpo-official, without the 8 bits)",
         "the pool is drawn with the suite's training sampler; the paper's is DPM++ of 50 steps at guidance 5",
         "the global batch counts pairs: the paper's 16 are not said to be pairs or images",
+        "on a flow model m is the velocity's error and b_t the step of s on its own grid; the paper has none, so "
+        "neither beta nor lambda_stat is tried there",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"black-box-reward", "pairs", "reference"})
     Config = HGDPOConfig

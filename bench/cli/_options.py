@@ -22,7 +22,7 @@ _PLAN = (
     click.option("--suite", required=True, help="Suite names with commas; variants as in hpsv2-400 or coco.val2017."),
     click.option("--tuner", required=True, help="Tuner or preset names with commas, 'all', or ./my_tuner.py."),
     click.option("--reward", help="Reward expression such as 'symmetry+0.5*tiny-clip'."),
-    click.option("--model", help="Base model: a name or a folder."),
+    click.option("--model", help="Base model: a name, a folder, NAME=FOLDER, or an id of the hub (ORG/NAME@COMMIT)."),
     edition,
     click.option("--seeds", default="1", show_default=True, help="How many tuning seeds, or a list such as 0,7."),
     click.option("--budget", multiple=True, help="KIND=LIMIT in place of the suite's; repeatable."),
@@ -49,6 +49,8 @@ config = click.option("--config", type=click.Path(path_type=Path), help="Setting
 _EXECUTION = (
     click.option("--dtype", type=click.Choice(("fp32", "bf16", "fp16")),
                  help="Of the base model's frozen weights. Default: fp32 on a CPU, bf16 on a GPU."),
+    click.option("--gradient-checkpointing", is_flag=True, help="Less memory, slower: blocks of denoiser and decoder "
+                 "are run again in the backward pass."),
     click.option("--attention-slicing", is_flag=True, help="Less memory, slower: attention head by head."),
     click.option("--vae-slicing", is_flag=True, help="Less memory: decode image by image."),
     click.option("--vae-tiling", is_flag=True, help="Less memory: decode big images tile by tile."),

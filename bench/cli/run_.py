@@ -43,6 +43,7 @@ def run(
     device: str,
     retry_failed: bool,
     dtype: str | None,
+    gradient_checkpointing: bool,
     attention_slicing: bool,
     vae_slicing: bool,
     vae_tiling: bool,
@@ -69,7 +70,7 @@ def run(
     for reason in plan.left_out:
         print(f"left out: {reason}", file=sys.stderr)
     to_start = _to_start(kept, launch, retry_failed=retry_failed, quiet=json)
-    execution = Execution(dtype or "", attention_slicing, vae_slicing, vae_tiling, compile)
+    execution = Execution(dtype or "", gradient_checkpointing, attention_slicing, vae_slicing, vae_tiling, compile)
     for run_ in kept:
         if problems := execution.problems(find_source(run_.model_ref)):
             raise UserError(problems[0])

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA: Literal["tunebench/record"] = "tunebench/record"
 SCHEMA_VERSION = 4
 """2 adds adapter scales, sampling cost and micro-batch. 3 adds the cluster job of an attempt, images from elsewhere and
-human studies. 4 adds how a model was computed and prompts that were cut. Every addition has a default, so older records are read as having none of it."""
+human studies. 4 adds how a model was computed, and prompts that were cut. Every addition has a default, so that older
+records are read as having none of it."""
 
 HUMAN_METRICS = ("human", "human-rank", "human-scale")
 """Kinds of figures that ``bench study import`` writes: win rate, mean rank, mean score."""
@@ -129,7 +130,7 @@ class Provenance(_Strict):
     command: str
     execution: dict[str, Any] = Field(default_factory=dict)
     """How the base model was computed, where that is not float32, whole and eager: ``dtype`` bf16 or fp16 of its frozen
-    weights, ``attention_slicing``, ``vae_slicing``, ``vae_tiling``, ``compile``."""
+    weights, ``gradient_checkpointing``, ``attention_slicing``, ``vae_slicing``, ``vae_tiling``, ``compile``."""
 
 
 class Curve(_Strict):

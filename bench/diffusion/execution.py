@@ -1,7 +1,7 @@
 """How a base model is computed: precision of its frozen weights, slices and tiles, compilation.
 
-None of it changes what is computed but for rounding, as a device does; like the device it is in a record's provenance and
-in no run's id. Adapter, optimiser, latents, scheduler arithmetic and autoencoder are float32 whatever is chosen here.
+None of it changes what is computed but for rounding, as a device does; like the device it is in a record's provenance
+and in no run's id. Adapter, optimiser, latents, scheduler arithmetic and autoencoder are float32 whatever is chosen.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Execution:
 
     dtype: str = ""
     """Of the denoiser's frozen weights: one of ``DTYPES``; "" is fp32 on a CPU and bf16 on a GPU."""
+    gradient_checkpointing: bool = False
     attention_slicing: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -69,6 +70,10 @@ class Execution:
         Raises:
             UserError: a model whose attention cannot be sliced.
         """
+        if self.gradient_checkpointing:
+            # block by block: what is recomputed is no call of the denoiser, so that a ledger's U stay what they are
+            model.unet.enable_gradient_checkpointing()
+            model.vae.enable_gradient_checkpointing()
         if self.attention_slicing:
             if not hasattr(model.unet, "set_attention_slice"):
                 raise UserError("--attention-slicing is for U-Nets, and this denoiser is a transformer")

@@ -194,7 +194,8 @@ def images_of(latents: torch.Tensor, config: Any) -> torch.Tensor:
     mean, std = (config.get(key) for key in ("latents_mean", "latents_std"))
     if mean is not None and std is not None:
         mean, std = (latents.new_tensor(value).view(1, -1, 1, 1) for value in (mean, std))
-        return latents * std / config.scaling_factor + mean
+        moved: torch.Tensor = latents * std / config.scaling_factor + mean
+        return moved
     scaled: torch.Tensor = latents / config.scaling_factor
     shift = config.get("shift_factor")
     return scaled if shift is None else scaled + shift

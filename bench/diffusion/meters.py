@@ -155,7 +155,7 @@ class Meters:
         of_row = [k for k, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.ndim]
         inputs = [leaves[k].detach()[:1] if len(leaves[k]) == n else leaves[k].detach() for k in of_row]
 
-        def one_row(*row: torch.Tensor) -> torch.Tensor:
+        def one_row(*row: torch.Tensor) -> Any:
             row_args, row_kwargs = tree_unflatten(_replaced(leaves, dict(zip(of_row, row, strict=True))), tree)
             return _prediction(unet(*row_args, **row_kwargs))
 
@@ -315,9 +315,9 @@ def _latents(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
     return given
 
 
-def _prediction(out: Any) -> torch.Tensor:
-    found: torch.Tensor = out.sample if hasattr(out, "sample") else out[0]
-    return found
+def _prediction(out: Any) -> Any:
+    """The tensor in a denoiser's answer."""
+    return out.sample if hasattr(out, "sample") else out[0]
 
 
 def _replaced(leaves: Sequence[Any], by: Mapping[int, Any]) -> list[Any]:

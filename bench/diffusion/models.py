@@ -18,7 +18,7 @@ import torch
 
 from bench.core.contract import Patch
 from bench.core.errors import UserError
-from bench.diffusion import adapters
+from bench.diffusion import adapters, halved_gradients
 from bench.diffusion.families import FAMILIES, family_of, images_of
 from bench.diffusion.memory import Fits
 from bench.diffusion.sources import ModelSource, find_source
@@ -132,9 +132,10 @@ class BaseModel:
         (N, C, h, w)."""
         kind = self.network_dtype
         text, pooled = self.split(cond.to(kind))
-        args, kwargs = self.family.arguments(x_in.to(kind), t.to(self.device), text, pooled, self.vae_factor)
+        x_in = halved_gradients.leave(x_in, kind).to(kind)
+        args, kwargs = self.family.arguments(x_in, t.to(self.device), text, pooled, self.vae_factor)
         out: torch.Tensor = self.unet(*args, **kwargs).sample
-        return out.to(self.dtype)
+        return halved_gradients.enter(out.to(self.dtype), kind)
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W) in [0, 1], float32 (float64 for a float64 model).
@@ -147,7 +148,9 @@ class BaseModel:
 
     def attach_adapter(self, *, rank: int, alpha: float, generator: torch.Generator) -> list[torch.nn.Parameter]:
         """A fresh LoRA adapter in place of any other; returns its parameters. See ``adapters.attach``."""
-        return adapters.attach(self.unet, rank=rank, alpha=alpha, generator=generator, dtype=self.dtype)
+        parameters = adapters.attach(self.unet, rank=rank, alpha=alpha, generator=generator, dtype=self.dtype)
+        halved_gradients.unscale(parameters, self.network_dtype)
+        return parameters
 
     @property
     def adapter_parameters(self) -> list[torch.nn.Parameter]:

@@ -56,7 +56,7 @@ def _sd(scheduler: Mapping[str, Any]) -> Any:
     text_encoder = CLIPTextModel(_clip_config(layers=1))
     unet, vae = _unet(cross_attention_dim=_WIDTH), _vae()
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=_clip_tokenizer(), unet=unet, scheduler=_ddim(scheduler),
+        vae=vae, text_encoder=text_encoder, tokenizer=clip_tokenizer(), unet=unet, scheduler=_ddim(scheduler),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
@@ -67,9 +67,9 @@ def _sdxl(scheduler: Mapping[str, Any]) -> Any:
 
     time_dim = 8
     return StableDiffusionXLPipeline(
-        vae=_vae(), text_encoder=CLIPTextModel(_clip_config(layers=2)), tokenizer=_clip_tokenizer(),
+        vae=_vae(), text_encoder=CLIPTextModel(_clip_config(layers=2)), tokenizer=clip_tokenizer(),
         text_encoder_2=CLIPTextModelWithProjection(_clip_config(layers=2, projection_dim=20)),
-        tokenizer_2=_clip_tokenizer(), scheduler=_ddim(scheduler), force_zeros_for_empty_prompt=True,
+        tokenizer_2=clip_tokenizer(), scheduler=_ddim(scheduler), force_zeros_for_empty_prompt=True,
         unet=_unet(
             cross_attention_dim=2 * _WIDTH, addition_embed_type="text_time", addition_time_embed_dim=time_dim,
             projection_class_embeddings_input_dim=6 * time_dim + 20,
@@ -97,7 +97,7 @@ def _sd3(t5: bool, scheduler: Mapping[str, Any]) -> Any:
         ))  # fmt: skip
     return StableDiffusion3Pipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}), vae=vae,
-        text_encoder=clips[0], tokenizer=_clip_tokenizer(), text_encoder_2=clips[1], tokenizer_2=_clip_tokenizer(),
+        text_encoder=clips[0], tokenizer=clip_tokenizer(), text_encoder_2=clips[1], tokenizer_2=clip_tokenizer(),
         text_encoder_3=encoder, tokenizer_3=tokenizer,
     )  # fmt: skip
 
@@ -110,10 +110,11 @@ def _clip_vocabulary() -> dict[str, int]:
     return {s: i for i, s in enumerate(symbols)}
 
 
-def _clip_tokenizer() -> Any:
+def clip_tokenizer(n_tokens: int = _TOKENS) -> Any:
+    """CLIP's class with a vocabulary of single characters."""
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer(vocab=_clip_vocabulary(), merges=[], model_max_length=_TOKENS)
+    return CLIPTokenizer(vocab=_clip_vocabulary(), merges=[], model_max_length=n_tokens)
 
 
 def _clip_config(*, layers: int, **more: Any) -> Any:

@@ -139,7 +139,8 @@ def _spec(request: Request, images_digest: str) -> RunSpec:
         train_prompt_hash=s.train_prompt_hash, limit=s.limit, model=source.name, model_revision=source.revision(),
         model_defaults={}, tuner=request.name, tuner_version=1, label=request.name, tuner_sha256="", settings={},
         reward="", budget=s.budget, sampler=source.sampler(s.sampler), train_sampler=source.sampler(s.train_sampler),
-        global_batch=s.global_batch, eval_seeds=s.eval_seeds, fractions=(0.0, 1.0), metrics=s.metrics, seed=0, files={"images": images_digest},
+        global_batch=s.global_batch, eval_seeds=s.eval_seeds, fractions=(0.0, 1.0), metrics=s.metrics, seed=0,
+        files={"images": images_digest},
     )  # fmt: skip
 
 

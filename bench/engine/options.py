@@ -17,7 +17,7 @@ class Options:
     reward: str | None = None
     """Reward expression; None is the suite's own."""
     model: str | None = None
-    """Base model name or folder; None is the suite's own."""
+    """Base model: a name, a folder, NAME=FOLDER or a hub id; None is the suite's own."""
     edition: str = "sample"
     seeds: str = "1"
     """A number of tuning seeds (3 means 0, 1, 2) or a list with a comma ("4,", "0,7")."""

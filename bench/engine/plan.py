@@ -405,9 +405,11 @@ def _missing_model(source: ModelSource) -> list[str]:
     if source.file("model_index.json") is not None:
         return []
     facts = ", ".join(filter(None, (source.location + source.at_revision(), source.licence)))
+    known = source.name in registry.entries("models")
+    other, how = ("", f"{source.name}=FOLDER") if known else (", and there is no such folder", "FOLDER")
     fetch = f"bench assets fetch {source.asset.name}, or " if source.asset else ""
-    return [f"the files of model {source.name!r} ({facts}) are not on this machine: {fetch}--model "
-            f"{source.name}=FOLDER with a copy of them"]  # fmt: skip
+    return [f"the files of model {source.name!r} ({facts}) are not on this machine{other}: {fetch}--model {how} with a "
+            "copy of them"]  # fmt: skip
 
 
 def packages() -> dict[str, str]:

@@ -168,7 +168,7 @@ class Tuning:
         return UserError(
             f"out of memory on {self.model.device} with micro-batches of 1, the smallest: {why}",
             valid="a bigger device, or a smaller model; everything up to the last checkpoint is kept",
-            hint="the same command with --dtype bf16, --vae-tiling or --attention-slicing",
+            hint="the same command with --dtype bf16 --gradient-checkpointing",
         )
 
     # --- safe points ---

@@ -27,8 +27,8 @@ def update(model, charge=None):
         return gradient(model.adapter_parameters, accumulate_gradients, *args)
 
 
-@pytest.mark.parametrize("how", [{"attention_slicing": True}, {"vae_slicing": True}])
-def test_slices_change_neither_gradient_nor_counts(how):
+@pytest.mark.parametrize("how", [{"attention_slicing": True}, {"vae_slicing": True}, {"gradient_checkpointing": True}])
+def test_slices_and_checkpoints_change_neither_gradient_nor_counts(how):
     plain, sliced = Tally(), Tally()
     expected = update(real_model(), plain.charge)
     model = Execution(dtype="fp32", **how).apply(real_model())
@@ -57,6 +57,8 @@ def test_an_image_decoded_in_tiles_is_one_image():
     assert spent["flops"] > whole.take()["flops"]  # tiles overlap
 
 
+# torch's compiler looks at .grad of what is no leaf, and says so
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_compiling_is_off_the_clock_and_the_gradient_stays():
     """The compiler here only sleeps, once for each graph: a second update finds them all made."""
     slept = []

@@ -7,9 +7,11 @@ import shutil
 import pytest
 import torch
 
+from bench.core import registry
 from bench.core.errors import UserError
 from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion import adapters
+from bench.diffusion.check import check_tuner
 from bench.diffusion.families import FAMILIES
 from bench.diffusion.generate import generate, image_seed
 from bench.diffusion.meters import Meters, Tally
@@ -212,13 +214,17 @@ def test_a_refiner_is_refused(folders, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["sd", "sdxl", "sd3"])
-def test_half_precision_leaves_the_gradients_direction(base):
-    """Frozen weights in bfloat16; adapter, latents, scheduler and autoencoder in float32."""
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1.0, 1e-5])
+def test_half_precision_leaves_the_gradients_direction(size, half, base):
+    """Frozen weights in half; adapter, latents, scheduler and autoencoder in float32. Also where the loss is small:
+    then float16 without its scale loses the gradient, and bfloat16 does not."""
     grads = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, half):
         model = tuned(base, dtype=dtype)
         sampler = build_sampler(model, SamplerSpec(SAMPLER[base], n_steps=5, guidance=4.0))
-        args = (model, sampler, Path(frozenset({1, 3})), ["a cat", "two"], Noise([0, 1]), curved_loss)
+        path = Path(frozenset({1, 3}), through_input=True)
+        args = (model, sampler, path, ["a cat", "two"], Noise([0, 1]), lambda x: size * curved_loss(x))
         grads[dtype] = gradient(model.adapter_parameters, accumulate_gradients, *args)
         frozen = [p for name, p in model.unet.named_parameters() if "lora_" not in name]
         assert {p.dtype for p in frozen} == {dtype}
@@ -227,3 +233,14 @@ def test_half_precision_leaves_the_gradients_direction(base):
     a, b = grads.values()
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) >= 0.99
     assert not torch.equal(a, b)
+
+
+# -- tuners
+
+
+@pytest.mark.parametrize(("name", "base"), [("drtune", "sdxl"), ("hgdpo", "sd3")])
+def test_tuners_keep_their_promises_on_other_bases(name, base):
+    """One that goes through the sampler and one that trains on the forward process; by hand, all presets on both."""
+    results = check_tuner(registry.load("tuners", name), base=base)
+    assert {r.name: r.detail for r in results if not r.ok} == {}
+    assert len(results) == 12

@@ -11,7 +11,6 @@ from bench.core.types import Prompt, SamplerSpec
 from bench.diffusion.generate import generate
 from bench.diffusion.meters import denoiser_rows
 from bench.diffusion.random_tiny import random_pipeline
-
 from tests.engine.conftest import World
 
 NEEDED = "CUDA out of memory. Tried to allocate 20.00 GiB."
@@ -45,6 +44,18 @@ def test_a_run_that_does_not_fit_ends_as_one_with_a_small_micro_batch(world: Wor
     one, two = (load_file(root / "snapshots/f100/adapter/pytorch_lora_weights.safetensors")
                 for root in (moved, world.folder("micro-crowded")))  # fmt: skip
     assert all(torch.equal(v, two[k]) for k, v in one.items())
+
+
+@pytest.mark.slow
+def test_processes_halve_together(world: World) -> None:
+    """Only the second one's device is too small."""
+    done = world.bench("run", "--suite", "micro.wide", "--tuner", "micro-hungry", "--set", "only_rank=1", "--model",
+                       str(world.model), "--runs", str(world.runs), "--processes", "2")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"out of memory (in process 2: {NEEDED}): going on with micro-batches of 1" in done.stderr
+    (path,) = world.runs.glob("micro*/micro-hungry/*/record.json")
+    record = json.loads(path.read_text())
+    assert (record["status"], record["provenance"]["micro_batch"], record["provenance"]["world_size"]) == ("done", 1, 2)
 
 
 def test_one_sample_that_does_not_fit_ends_the_run_with_what_to_do(world: World) -> None:

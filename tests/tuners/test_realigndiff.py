@@ -153,6 +153,21 @@ def test_the_unconditional_branch_reads_neither_captions_nor_regions(model):
     assert (plain[1][n:] - fine[1][n:]).abs().max() > 1e-3
 
 
+def test_sdxls_pooled_text_is_of_the_captions_too():
+    model, calls = random_pipeline(0, torch.float64, base="sdxl"), []
+    handle = model.unet.register_forward_hook(lambda unet, args, kwargs, out: calls.append(kwargs), with_kwargs=True)
+    try:
+        sampled(model, realign(Given("a fox")))
+    finally:
+        handle.remove()
+    n = len(TEXTS)
+    for key in ("encoder_hidden_states", "text_embeds"):
+        first, fine = (call["added_cond_kwargs"][key] if key == "text_embeds" else call[key]
+                       for call in (calls[0], calls[10]))  # fmt: skip
+        assert torch.equal(first[:n], fine[:n])
+        assert not torch.equal(first[n:], fine[n:])
+
+
 def test_everything_is_put_back_when_sampling_fails(model):
     class Breaks(FineRealignment):
         def before_step(self, i: int) -> None:

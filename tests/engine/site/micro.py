@@ -23,7 +23,7 @@ from tuners.drtune import DRTune
 def suite(
     edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
 ) -> Suite:
-    """Three prompts, two seeds, four steps: a whole run in seconds."""
+    """Three prompts, two seeds, four steps: a whole run in seconds. ``micro.wide`` has a global batch of four."""
     prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(("a red circle", "a blue square", "two stars")))
     train = tuple(Prompt(f"t{i}", f"a green thing {i}") for i in range(8))
     kept = prompts[:limit]
@@ -31,7 +31,7 @@ def suite(
         name="micro", edition="sample", version=1, variant=variant, title="Micro", source="tests", licence="Apache-2.0",
         n_prompts=len(kept), n_train_prompts=len(train), prompt_hash=digest(list(kept)),
         train_prompt_hash=digest(list(train)), sampler=SamplerSpec("ddim", 4, 3.0),
-        train_sampler=SamplerSpec("ddpm", 4, 3.0), global_batch=2,
+        train_sampler=SamplerSpec("ddpm", 4, 3.0), global_batch=4 if variant == "wide" else 2,
         budget=Budget(denoiser_u=600, hard_wall_s=120), eval_seeds=(0, 1), fractions=(0.0, 0.5, 1.0),
         metrics=("micro-mean",), reward="symmetry", model="tiny-sd", limit=limit,
     )  # fmt: skip
