@@ -64,7 +64,7 @@ def _names(node: ast.stmt) -> list[str]:
 
 
 def _keys(node: ast.ClassDef) -> dict[str, list[str]]:
-    found = {}
+    found: dict[str, list[str]] = {}
     for line in node.body:
         value = getattr(line, "value", None)
         if isinstance(value, ast.Dict):
