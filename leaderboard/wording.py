@@ -23,14 +23,20 @@ METRIC_KINDS: dict[str, tuple[str, str]] = {
     "tifa": ("TIFA", "Share of questions about the prompt that a model answers rightly from the image."),
     "fid": ("FID", "Fréchet distance between Inception features of generated and reference images. Depends on n."),
     "kid": ("KID", "Kernel distance between the same features; unbiased in n."),
+    "fd": ("FD", "Fréchet distance as in FID, between features of another network than Inception."),
+    "cmmd": ("CMMD", "Kernel distance of CLIP features of generated and reference images, times 1000."),
+    "dsg": ("DSG", "TIFA whose questions count only where those that they depend on hold."),
     "diversity": ("Diversity", "How different the images are from each other."),
+    "vendi": ("Vendi", "Effective number of different images."),
+    "identity": ("Identity", "Mean cosine to the photographs of the subject."),
+    "jpeg-size": ("JPEG size", "Mean size of an image's file in kB."),
     "colour-shift": (
         "Colour shift", "Change of mean hue, saturation or brightness against the base model's images, in per cent."
     ),
 }  # fmt: skip
 """The columns every board has, in order: label and help. Direction and role are never here: records declare them."""
 
-BEHIND = frozenset({"kid", "diversity", "colour-shift"})
+BEHIND = frozenset({"kid", "fd", "cmmd", "diversity", "vendi", "identity", "jpeg-size", "colour-shift"})
 """Kinds whose columns come after what was spent, the seeds and the status: these shall not need scrolling to."""
 
 ROLE_HELP = {
