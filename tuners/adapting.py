@@ -31,6 +31,10 @@ class AdapterConfig:
     alpha: float = setting(
         0.0, unit="", source="not stated: alpha = rank", low=0.0, help="LoRA alpha; 0 takes the rank"
     )
+    targets: str = setting(
+        adapters.ATTENTION, unit="", source="not stated: attention, as HG-DPO's appendix and ReFL's code",
+        choices=adapters.TARGETS, help="layers that LoRA goes on: q, k, v, out, and the feed-forward ones where asked",
+    )  # fmt: skip
     beta1: float = setting(0.9, unit="", source=PROTOCOL, low=0.0, high=0.999999, help="AdamW's first moment decay")
     beta2: float = setting(0.999, unit="", source=PROTOCOL, low=0.0, high=0.999999, help="AdamW's second moment decay")
     weight_decay: float = setting(0.01, unit="", source="AdamW's default", low=0.0, help="AdamW's decoupled decay")
@@ -59,7 +63,7 @@ class AdapterTuner(Tuner):
         defaults = ctx.model.source.tuning_defaults
         rank = config.rank or int(defaults["rank"])
         self.parameters = ctx.model.attach_adapter(
-            rank=rank, alpha=config.alpha or rank, generator=ctx.rng("adapter-init")
+            rank=rank, alpha=config.alpha or rank, generator=ctx.rng("adapter-init"), targets=config.targets
         )
         self.optimizer = _optimizer(config.optimizer)(
             self.parameters, lr=config.lr or float(defaults["lr"]), betas=(config.beta1, config.beta2),

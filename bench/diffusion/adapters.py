@@ -1,5 +1,6 @@
 """LoRA (Hu et al., arXiv 2106.09685) on the denoiser's attention: W + (alpha / r) B A on to_q, to_k, to_v and to_out,
-and in a transformer that reads text beside the image on the text's own projections too.
+in a transformer that reads text beside the image on the text's own projections too, and where asked for on the
+feed-forward layers.
 
 B = 0 at the start, so a fresh adapter equals the base exactly. The file layout is the one that diffusers'
 ``pipe.load_lora_weights`` reads.
@@ -18,21 +19,30 @@ import torch
 from bench.core.errors import UserError
 from bench.diffusion.families import of_network
 
+ATTENTION = "attention"
+TARGETS = (ATTENTION, "attention+feed-forward")
+"""What an adapter may go on."""
+
 _NAME = "default"
 
 
 def attach(
-    unet: Any, *, rank: int, alpha: float, generator: torch.Generator, dtype: torch.dtype = torch.float32
-) -> list[torch.nn.Parameter]:
+    unet: Any, *, rank: int, alpha: float, generator: torch.Generator, dtype: torch.dtype = torch.float32,
+    targets: str = ATTENTION,
+) -> list[torch.nn.Parameter]:  # fmt: skip
     """Puts a fresh adapter on ``unet``, in place of any other, and returns its parameters.
 
     A is Kaiming-uniform, U(-1/sqrt(n_in), 1/sqrt(n_in)), from ``generator``; B is 0.
+
+    Args:
+        targets: one of ``TARGETS``.
     """
     from peft import LoraConfig
 
     detach(unet)
-    targets = list(of_network(unet).targets)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none")
+    family = of_network(unet)
+    layers = [*family.targets, *(() if targets == ATTENTION else family.feed_forward)]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):  # nn.Linear draws its own start from the global generator
         unet.add_adapter(config, adapter_name=_NAME)
     for name, parameter in unet.named_parameters():
@@ -115,9 +125,10 @@ def load_adapter(unet: Any, folder: Path) -> None:
             tensors = {key.removeprefix(f"{part}."): opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             config = json.loads(opened.metadata()["lora_adapter_metadata"])
         rank, alpha = int(config[f"{part}.r"]), float(config[f"{part}.lora_alpha"])
+        more = not set(config[f"{part}.target_modules"]).isdisjoint(of_network(unet).feed_forward)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as err:
         raise UserError(f"the adapter {path} cannot be read: {err}", valid="a file written by save_adapter") from err
-    attach(unet, rank=rank, alpha=alpha, generator=torch.Generator())
+    attach(unet, rank=rank, alpha=alpha, generator=torch.Generator(), targets=TARGETS[more])
     set_peft_model_state_dict(unet, tensors, adapter_name=_NAME)
 
 

@@ -26,7 +26,9 @@ class Family:
     denoiser: ClassVar[str] = "unet"
     """The pipeline's part that is tuned, and the prefix of its adapter's tensors in a LoRA file."""
     targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that an adapter goes on."""
+    """Layers of the attention, which an adapter goes on."""
+    feed_forward: ClassVar[tuple[str, ...]] = ("ff.net.0.proj", "ff.net.2")
+    """Layers behind the attention, which an adapter may go on too."""
     flow: ClassVar[bool] = False
     """Whether the network predicts the velocity of a straight path instead of noise."""
     pooled_dim: int = 0
@@ -139,6 +141,7 @@ class SD3(Family):
     pipeline = "StableDiffusion3Pipeline"
     denoiser = "transformer"
     targets = (*Family.targets, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    feed_forward = (*Family.feed_forward, "ff_context.net.0.proj", "ff_context.net.2")
     flow = True
 
     def __init__(self, pipeline: Any) -> None:

@@ -146,9 +146,13 @@ class BaseModel:
         images: torch.Tensor = (decoded / 2 + 0.5).clamp(0, 1)
         return images
 
-    def attach_adapter(self, *, rank: int, alpha: float, generator: torch.Generator) -> list[torch.nn.Parameter]:
+    def attach_adapter(
+        self, *, rank: int, alpha: float, generator: torch.Generator, targets: str = adapters.ATTENTION
+    ) -> list[torch.nn.Parameter]:
         """A fresh LoRA adapter in place of any other; returns its parameters. See ``adapters.attach``."""
-        parameters = adapters.attach(self.unet, rank=rank, alpha=alpha, generator=generator, dtype=self.dtype)
+        parameters = adapters.attach(
+            self.unet, rank=rank, alpha=alpha, generator=generator, dtype=self.dtype, targets=targets
+        )
         halved_gradients.unscale(parameters, self.network_dtype)
         return parameters
 

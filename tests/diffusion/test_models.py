@@ -136,6 +136,26 @@ def test_the_first_gradient_reaches_b_and_not_a(model):
             assert p.grad is None
 
 
+def test_an_adapter_goes_on_the_feed_forward_layers_too_where_asked_and_comes_back_so(model, tmp_path):
+    attention = {name for name, _ in adapters_named(model, "attention")}
+    for _, p in adapters_named(model, "attention+feed-forward"):
+        p.data += 0.1
+    both = {name for name, p in model.unet.named_parameters() if "lora_" in name}
+    assert attention < both
+    assert {name.split(".lora_")[0].rsplit(".ff.", 1)[-1] for name in both - attention} == {"net.0.proj", "net.2"}
+    tuned = predict(model)
+    adapters.save_adapter(model.unet, tmp_path)
+    adapters.detach(model.unet)
+    assert not torch.equal(predict(model), tuned)
+    adapters.load_adapter(model.unet, tmp_path)
+    assert torch.allclose(predict(model), tuned, atol=1e-6)
+
+
+def adapters_named(model, targets):
+    model.attach_adapter(rank=2, alpha=2, generator=rng(), targets=targets)
+    return [(name, p) for name, p in model.unet.named_parameters() if "lora_" in name]
+
+
 def test_an_adapters_start_comes_from_its_generator_alone(model):
     before = torch.get_rng_state(), np.random.get_state()[1].tobytes()
     torch.manual_seed(1)
