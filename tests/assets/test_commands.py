@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hub import Hub
 from layouts import transformers_folder
-from test_fetch import HPS
+from test_fetching_weights import HPS
 
 from bench.cli import main
 
