@@ -83,8 +83,8 @@ def hacking_text(found: Hacking | None) -> tuple[str, str]:
         return f"yes: held-out {found.flag}", f"{said}{peak}"
     if end.held_out.high is not None and end.held_out.high < 0.5:
         up = end.trained.low is not None and end.trained.low > 0.5
-        why = "the gap's interval reaches 0" if up else "trained-on does not clear 50 %"
-        return "", f"worse than the base, and not flagged as {why}: {said}{peak}"
+        why = "the gap's interval reaches 0" if up else "the trained-on interval does not clear 50 %"
+        return "", f"worse than the base; no flag, since {why}: {said}{peak}"
     return "", f"no sign: {said}{peak}"
 
 
