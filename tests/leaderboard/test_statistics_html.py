@@ -115,7 +115,7 @@ def test_profiles_over_suites(tmp_path: Path) -> None:
     ("flag", "trained", "held_out", "said"),
     [
         ("down", (0.6, 0.55, 0.65), (0.4, 0.35, 0.45), "tree 60 %, held-out 40 %"),
-        ("", (0.58, 0.47, 0.68), (0.37, 0.27, 0.47), "worse than the base; no flag, since the trained-on interval does"),
+        ("", (0.58, 0.47, 0.68), (0.37, 0.27, 0.47), "worse than the base; no flag, since the trained-on interval"),
         ("", (0.52, 0.51, 0.53), (0.47, 0.3, 0.49), "worse than the base; no flag, since the gap's interval"),
         ("", (0.7, 0.6, 0.8), (0.6, 0.55, 0.65), "no sign: tree 70 %, held-out 60 %"),
     ],
