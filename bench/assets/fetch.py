@@ -15,7 +15,7 @@ import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,13 @@ from bench.assets.files import check_whole, remember, sha256_of
 from bench.assets.places import fetched_folder
 from bench.core.errors import UserError
 from bench.core.identity import file_sha256
+from bench.store.download import TIMEOUT_S, Say, download, forget
 
 HUB = "https://huggingface.co"
 """Where the environment variable ``HF_ENDPOINT`` names no mirror."""
 
-CHUNK = 1 << 20
-MAX_IDLE_TRIES = 3
-"""Connections in a row that bring nothing before a download gives up."""
-
 _COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer",
                "tokenizer_2", "tokenizer_3", "scheduler")  # fmt: skip
-
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Remote:
@@ -52,8 +46,11 @@ class Remote:
     """Of git's blob, for files that the hub keeps in git itself."""
 
 
-def fetch(asset: Asset, say: Say = lambda line: None) -> Path:
+def fetch(asset: Asset, say: Say = lambda line: None, *, pause_s: float = 1.0) -> Path:
     """All files of an asset into the user's cache; what is there already is kept.
+
+    Args:
+        pause_s: before a second try of a file, twice before the third, and so on.
 
     Returns:
         The folder, complete.
@@ -73,11 +70,12 @@ def fetch(asset: Asset, say: Say = lambda line: None) -> Path:
         say(f"{asset.name} {i + 1}/{len(missing)}: {file.path} ({size_text(file.bytes)})")
         part = folder.parent / ".partial" / folder.name / file.path
         part.parent.mkdir(parents=True, exist_ok=True)
-        _download(file, part)
+        _bring(file, part, say, pause_s)
         _verify(asset, file, part)
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
+        forget(part)
         if file.sha256:
             remember(target, file.sha256)
     return folder
@@ -148,7 +146,9 @@ def _remote(asset: Asset, path: str, entry: Mapping[str, Any], known: AssetFile 
 def _listing(asset: Asset) -> dict[str, Any]:
     url = f"{_endpoint()}/api/models/{asset.repo}/revision/{asset.revision or 'main'}?blobs=true"
     try:
-        with _open(url) as answer:
+        request = urllib.request.Request(url, headers={"User-Agent": "tunebench"})
+        _authorise(request)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             found = json.load(answer)
     except (OSError, ValueError, http.client.HTTPException) as err:
         raise _unreachable(url, err) from err
@@ -162,56 +162,30 @@ def _endpoint() -> str:
 # -- getting it
 
 
-def _open(url: str, start: int = 0) -> Any:
-    request = urllib.request.Request(url, headers={"User-Agent": "tunebench"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    if url.startswith(_endpoint()):
+def _authorise(request: urllib.request.Request) -> None:
+    if request.full_url.startswith(_endpoint()):
         from huggingface_hub import get_token
 
         # not sent on to the storage that the hub redirects to, which refuses a second authorisation
         if token := get_token():
             request.add_unredirected_header("Authorization", f"Bearer {token}")
-    return urllib.request.urlopen(request, timeout=60)
 
 
-def _download(file: Remote, part: Path) -> None:
-    """Continues ``part`` until it has all bytes."""
-    idle = 0
-    while True:
-        have = part.stat().st_size if part.exists() else 0
-        if file.bytes and have > file.bytes:
-            part.unlink()
-            have = 0
-        if file.bytes and have == file.bytes:
-            return
-        reason: BaseException | None = None
-        try:
-            with _open(file.url, have) as answer:
-                resumed = have > 0 and answer.status == 206
-                with part.open("ab" if resumed else "wb") as out:
-                    shutil.copyfileobj(answer, out, CHUNK)
-            # a server that does not state sizes ends a file by ending the connection
-            if not file.bytes:
-                return
-        except urllib.error.HTTPError as err:
-            raise _unreachable(file.url, err) from err
-        except (OSError, http.client.HTTPException) as err:
-            reason = err
-        now = part.stat().st_size if part.exists() else 0
-        idle = 0 if now > have else idle + 1
-        if file.bytes and now < file.bytes and idle >= MAX_IDLE_TRIES:
-            why = f": {reason}" if reason else ""
-            raise UserError(f"the connection to {file.url} was cut at {now:,} of {file.bytes:,} bytes{why}",
-                            hint="the same command continues") from reason  # fmt: skip
-        if not file.bytes and idle >= MAX_IDLE_TRIES:
-            assert reason is not None
-            raise _unreachable(file.url, reason) from reason
+def _bring(file: Remote, part: Path, say: Say, pause_s: float) -> None:
+    def refused(err: urllib.error.HTTPError) -> UserError:
+        return _unreachable(file.url, err)
+
+    if file.bytes and part.exists() and part.stat().st_size > file.bytes:
+        forget(part)
+    download(file.url, part, say, refused=refused, prepare=_authorise, pause_s=pause_s)
 
 
 def _verify(asset: Asset, file: Remote, part: Path) -> None:
     """Compares with what the origin and the catalogue say; a wrong file is removed."""
     try:
+        if file.bytes and (n := part.stat().st_size) != file.bytes:
+            raise UserError(f"{file.path} of {asset.source} arrived with {n:,} bytes, published are {file.bytes:,}",
+                            valid="the published file", hint=fetch_command(asset))  # fmt: skip
         if file.sha256 and (found := file_sha256(part)) != file.sha256:
             raise UserError(f"{file.path} of {asset.source} arrived with sha256 {found}, published is {file.sha256}",
                             valid="the published file", hint=fetch_command(asset))  # fmt: skip
@@ -220,7 +194,7 @@ def _verify(asset: Asset, file: Remote, part: Path) -> None:
                             f"{file.git_sha1}", valid="the published file", hint=fetch_command(asset))  # fmt: skip
         check_whole(part)
     except UserError:
-        part.unlink(missing_ok=True)
+        forget(part)
         raise
 
 

@@ -97,6 +97,8 @@ class Hub:
         start = int(ranged.removeprefix("bytes=").rstrip("-")) if ranged else 0
         to.send_response(206 if ranged else 200)
         to.send_header("Content-Length", str(len(content) - start))
+        if ranged:
+            to.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         to.end_headers()
         part = content[start:]
         # a connection that closes before Content-Length is one that broke

@@ -19,7 +19,7 @@ OURS = ("bench", "tuners", "rewards", "suites", "leaderboard")
 NEVER = {
     "bench.core": ("torch", "bench.store", "bench.diffusion", "bench.metrics", "bench.engine", "bench.launch",
                    "bench.cli", "bench.tiny", "tuners", "rewards", "suites", "leaderboard"),
-    "bench.assets": ("torch", "bench.store", "bench.diffusion", "bench.metrics", "bench.engine", "bench.launch",
+    "bench.assets": ("torch", "bench.diffusion", "bench.metrics", "bench.engine", "bench.launch",
                      "bench.cli", "bench.tiny", "tuners", "rewards", "suites", "leaderboard"),
     "bench.store": ("torch", "bench.engine", "bench.diffusion", "tuners", "rewards", "suites", "leaderboard"),
     "bench.diffusion": ("tuners", "rewards", "suites", "leaderboard", "bench.cli"),

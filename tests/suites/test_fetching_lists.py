@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from bench.cli import main
+from bench.store import download
 from bench.store.lock import exclusive
-from suites import _card, _fetch
+from suites import _card
 from suites._fetch import FOLDER, Fetched, fetch
 from suites._files import Published
 
@@ -43,7 +44,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(_fetch, "CHUNK", 4096)
+    monkeypatch.setattr(download, "CHUNK", 4096)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -122,7 +123,7 @@ def test_a_cut_connection_goes_on_where_it_was(server: Server, tmp_path: Path) -
 
 def test_the_same_command_again_goes_on_in_another_process(server: Server, tmp_path: Path) -> None:
     server.files["/list.txt"] = TEXT
-    server.cut_after = [100_000, *[0] * _fetch.N_TRIES]
+    server.cut_after = [100_000, *[0] * download.N_TRIES]
     found = _fetch_one(_file(server), tmp_path)
     assert found.error is not None
     assert "the connection was cut; 100,000 bytes are here" in str(found.error)
@@ -137,7 +138,7 @@ def test_the_same_command_again_goes_on_in_another_process(server: Server, tmp_p
 
 def test_a_file_that_changed_on_the_server_is_not_stitched(server: Server, tmp_path: Path) -> None:
     server.files["/list.txt"] = b"x" * len(TEXT)
-    server.cut_after = [100_000, *[0] * _fetch.N_TRIES]
+    server.cut_after = [100_000, *[0] * download.N_TRIES]
     _fetch_one(_file(server), tmp_path)
     server.files["/list.txt"], server.etag = TEXT, '"v2"'
     assert _fetch_one(_file(server), tmp_path).error is None
@@ -146,7 +147,7 @@ def test_a_file_that_changed_on_the_server_is_not_stitched(server: Server, tmp_p
 
 def test_without_a_validator_two_halves_that_do_not_fit_are_fetched_again(server: Server, tmp_path: Path) -> None:
     server.files["/list.txt"], server.etag = b"x" * len(TEXT), ""
-    server.cut_after = [100_000, *[0] * _fetch.N_TRIES]
+    server.cut_after = [100_000, *[0] * download.N_TRIES]
     _fetch_one(_file(server), tmp_path)
     server.files["/list.txt"] = TEXT
     server.asked.clear()
@@ -163,7 +164,7 @@ def test_a_server_without_ranges_begins_again(server: Server, tmp_path: Path) ->
 
 def test_a_whole_part_whose_check_was_interrupted_is_not_asked_for_forever(server: Server, tmp_path: Path) -> None:
     server.files["/list.txt"] = TEXT
-    server.cut_after = [100_000, *[0] * _fetch.N_TRIES]
+    server.cut_after = [100_000, *[0] * download.N_TRIES]
     _fetch_one(_file(server), tmp_path)
     (part,) = (p for p in (tmp_path / FOLDER).iterdir() if p.name.endswith("list.txt"))
     part.write_bytes(TEXT)  # as if the process had ended between download and check
@@ -248,7 +249,7 @@ def test_no_connection(tmp_path: Path, server: Server) -> None:
 def test_no_room(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["/list.txt"] = TEXT
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(_fetch.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
     assert f"no room for {len(TEXT):,} bytes" in str(_fetch_one(_file(server), tmp_path).error)
 
 
