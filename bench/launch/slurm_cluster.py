@@ -77,7 +77,8 @@ def ask() -> ClusterFacts:
         max_array=max(1, int(config.get("MaxArraySize", 1))),
         max_jobs=int(config.get("MaxJobCount", 10_000)),
         can_requeue=config.get("JobRequeue", "1") == "1",
-        partitions=_partitions(call("sinfo", "-h", "-o", "%P|%m|%c|%G|%l|%D")),
+        # -a: a partition that is hidden takes jobs as any other
+        partitions=_partitions(call("sinfo", "-a", "-h", "-o", "%P|%m|%c|%G|%l|%D")),
     )
 
 
