@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.core import exits, userconfig
 from bench.core.errors import UserError
-from bench.launch import slurm_cluster
+from bench.launch import slurm_cluster, slurm_intent
 from bench.launch.base import Job, Launcher, Outcome
 from bench.launch.planned import missing
 from bench.launch.slurm_arrays import Array, make_arrays
@@ -54,14 +54,18 @@ class Slurm(Launcher):
     def active(self, folders: Sequence[Path]) -> dict[Path, str]:
         """One squeue call for all."""
         submitted = {folder: read_jobs(folder) for folder in folders}
-        if not any(submitted.values()):
+        cut_short = slurm_intent.unsettled(_runs_of(folders[0])) if folders else []
+        if not any(submitted.values()) and not cut_short:
             return {}
         queue = slurm_cluster.active_jobs()
+        if cut_short:
+            slurm_intent.adopt(cut_short, queue, self.facts.name)
+            submitted = {folder: read_jobs(folder) for folder in folders}
         found = {}
         for folder, jobs in submitted.items():
             for job in jobs:
                 if job.cluster == self.facts.name and job.job_id in queue:
-                    found[folder] = f"job {job.job_id} {queue[job.job_id].lower()}"
+                    found[folder] = f"job {job.job_id} {queue[job.job_id].state.lower()}"
                     break
         return found
 

@@ -72,7 +72,10 @@ def test_stages_are_jobs_of_their_own_and_parts_of_the_images_too(
     jobs = {p.stem: json.loads(p.read_text())["stage"] for p in (folder / "jobs").glob("*.json")}
     gpus: dict[str, list[str]] = {}
     for script in world.runs.glob(".slurm/*/00?/*_submission.sh"):
-        stage, asked = (re.search(f"--{key}=(\\S+)", script.read_text()) for key in ("job-name", "gpus-per-node"))
+        stage, asked = (
+            re.search(asked, script.read_text())
+            for asked in ("--job-name=(tunebench-[a-z]+)", r"--gpus-per-node=(\S+)")
+        )
         assert stage and asked
         gpus.setdefault(stage[1], []).append(asked[1])
     assert gpus == {"tunebench-tune": ["2"], "tunebench-generate": ["1", "1"], "tunebench-evaluate": ["1"]}

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import JobPaths
 
 from bench.core.errors import UserError
+from bench.launch import slurm_intent, slurm_submit
 from bench.launch.base import Job, LaunchOptions
 from bench.launch.slurm import Slurm
+from bench.launch.slurm_cluster import QueuedJob
+from bench.launch.slurm_script import write_tasks
+from bench.store import atomic
+from bench.store.jobs import read_jobs
 from tests.launch.cluster import Cluster
 from tests.launch.conftest import use, without_slurm
 from tests.launch.slurm_programs import NoSlurm
@@ -127,3 +134,65 @@ def test_accounts_quality_of_service_and_their_limits(jobs: Jobs, monkeypatch: p
             assert len(cluster.active()) == 3
     except NoSlurm as err:
         without_slurm(err)
+
+
+def test_a_file_that_cannot_be_moved_after_sbatch_takes_the_array_back(
+    on_slurm: Cluster, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submitit moves its pickles when Slurm has taken the array already."""
+
+    def full(self: JobPaths, tmp_path: Path, name: str, **_: object) -> None:
+        if name == "submitted_pickle":
+            assert on_slurm.active()
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(JobPaths, "move_temporary_file", full)
+    with pytest.raises(UserError, match="Disk quota exceeded; what Slurm had taken of it is cancelled"):
+        launch(jobs(3))
+    on_slurm.wait_idle()
+    (kept,) = jobs(1)[0].folder.parents[2].glob(".slurm/*/000/tasks.txt")
+    assert len(kept.read_text().splitlines()) == 3
+
+
+def test_what_a_command_submitted_before_it_was_ended_is_found_and_not_submitted_again(
+    on_slurm: Cluster, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between sbatch and the notes in the run folders."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    mine = jobs(3)
+    runs = mine[0].folder.parents[2]
+    for job in mine:
+        job.folder.mkdir(parents=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(slurm_submit, "note_job", interrupt)
+        launch(mine)
+    assert len(on_slurm.active()) == 3
+    assert not any(read_jobs(job.folder) for job in mine)
+    assert len(slurm_intent.unsettled(runs)) == 1
+    folders = [job.folder for job in mine]
+    found = Slurm(LaunchOptions()).active(folders)
+    assert set(found) == set(folders)
+    ids = [read_jobs(folder)[0].job_id for folder in folders]
+    assert set(ids) == set(on_slurm.active())
+    assert [job_id.partition("_")[2] for job_id in ids] == ["0", "1", "2"]
+    assert not slurm_intent.unsettled(runs)
+    on_slurm.run("scancel", *ids)
+    on_slurm.wait_idle()
+
+
+def test_what_never_came_into_the_queue_is_forgotten_after_an_hour(tmp_path: Path) -> None:
+    folder = tmp_path / ".slurm/submission/000"
+    folder.mkdir(parents=True)
+    write_tasks(folder, [[tmp_path / "run"]])
+    slurm_intent.note(folder, "all", "c")
+    slurm_intent.adopt([folder], {"7": QueuedJob("PENDING", "another's")}, "c")
+    assert slurm_intent.unsettled(tmp_path) == [folder], "sbatch may be under way"
+    facts = atomic.read_json(folder / slurm_intent.FILE)
+    atomic.write_json(folder / slurm_intent.FILE, {**facts, "at": "2026-01-01T00:00:00+00:00"})
+    slurm_intent.adopt([folder], {}, "another")
+    assert slurm_intent.unsettled(tmp_path) == [folder], "another cluster's queue says nothing of it"
+    slurm_intent.adopt([folder], {}, "c")
+    assert not slurm_intent.unsettled(tmp_path)
