@@ -10,6 +10,7 @@ import datetime
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench.core.checkout import commit
 from bench.launch.slurm_cluster import QueuedJob
 from bench.launch.slurm_script import read_tasks
 from bench.store import atomic
@@ -30,7 +31,9 @@ def job_name(stage: str, folder: Path) -> str:
 
 def note(folder: Path, stage: str, cluster: str) -> None:
     """Before sbatch; the list of the array's tasks is in ``folder`` already."""
-    facts = {"name": job_name(stage, folder), "stage": stage, "cluster": cluster, "at": now()}
+    head, dirty = commit()
+    facts = {"name": job_name(stage, folder), "stage": stage, "cluster": cluster, "at": now(),
+             "commit": head, "dirty": dirty}  # fmt: skip
     atomic.write_json(folder / FILE, facts)
 
 
@@ -64,7 +67,7 @@ def adopt(folders: list[Path], queue: Mapping[str, QueuedJob], cluster: str = ""
             for run in tasks[int(job_id.partition("_")[2] or 0)]:
                 if run.is_dir():
                     note_job(run, SubmittedJob(job_id, facts["at"], facts["cluster"], facts["stage"],
-                                               log_path(folder, job_id)))  # fmt: skip
+                                               log_path(folder, job_id), facts["commit"], facts["dirty"]))  # fmt: skip
         if ids or (facts["cluster"] == cluster and _age_h(facts["at"]) > FORGET_H):
             settle(folder)
 

@@ -16,6 +16,7 @@ from typing import Any
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
+from bench.core.checkout import commit
 from bench.core.errors import UserError
 from bench.launch import slurm_cluster, slurm_intent
 from bench.launch.slurm_arrays import Array, Resources
@@ -75,7 +76,7 @@ def submit(array: Array, folder: Path, settings: SlurmSettings, facts: ClusterFa
         ids = [job.job_id for job in submitted]
         at = now()
         notes = [
-            (job.folder, SubmittedJob(job_id, at, facts.name, stage, slurm_intent.log_path(folder, job_id)))
+            (job.folder, SubmittedJob(job_id, at, facts.name, stage, slurm_intent.log_path(folder, job_id), *commit()))
             for job_id, task in zip(ids, array.tasks, strict=True)
             for job in task
         ]
