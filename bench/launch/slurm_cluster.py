@@ -163,12 +163,12 @@ def _minutes(limit: str) -> int | None:
     return int(days or 0) * 1440 + hours * 60 + minutes
 
 
-def unknown_partition(name: str, facts: ClusterFacts) -> UserError:
+def unknown_partition(name: str, facts: ClusterFacts, key: str = "partition") -> UserError:
     """Names the partitions that exist."""
     import difflib
 
     close = difflib.get_close_matches(name, facts.partitions, n=1)
-    hint = f"--set slurm.partition={(close or [next(iter(facts.partitions), 'NAME')])[0]}"
+    hint = f"--set slurm.{key}={(close or [next(iter(facts.partitions), 'NAME')])[0]}"
     return UserError(f"cluster {facts.name} has no partition {name!r}", valid=_listed(facts.partitions), hint=hint)
 
 

@@ -19,11 +19,11 @@ from submitit.slurm.slurm import SlurmExecutor
 from bench.core.checkout import commit
 from bench.core.errors import UserError
 from bench.launch import slurm_cluster, slurm_intent
-from bench.launch.slurm_arrays import Array, Resources
+from bench.launch.slurm_arrays import MAX_PREEMPTIONS, Array, Resources, choose_partition
 from bench.launch.slurm_cluster import ClusterFacts
 from bench.launch.slurm_refusals import refusal
 from bench.launch.slurm_script import setup_lines, write_tasks
-from bench.launch.slurm_settings import SlurmSettings
+from bench.launch.slurm_settings import SlurmSettings, of_report
 from bench.launch.slurm_task import ReportTask, RunTask
 from bench.store import atomic
 from bench.store.jobs import SubmittedJob, note_job, now
@@ -64,7 +64,9 @@ def submit(array: Array, folder: Path, settings: SlurmSettings, facts: ClusterFa
         RunTask([replace(job, folder=job.folder.resolve(), stage=stage, shard=array.shard) for job in task])
         for task in array.tasks
     ]
-    executor = SlurmExecutor(folder, max_num_timeout=array.resources.n_allocations + 10, python=settings.python or None)
+    executor = SlurmExecutor(
+        folder, max_num_timeout=array.resources.n_allocations + MAX_PREEMPTIONS, python=settings.python or None
+    )
     executor.update_parameters(**asked)
     try:
         folder.mkdir(parents=True)
@@ -97,7 +99,7 @@ def submit(array: Array, folder: Path, settings: SlurmSettings, facts: ClusterFa
 def _taken_back(err: OSError | UserError, folder: Path, name: str) -> UserError:
     """What to say where a file could not be written, after cancelling what Slurm has of the array by then."""
     why = err.problem if isinstance(err, UserError) else str(err)
-    problem = f"an array could not be submitted whole: {why}"
+    problem = f"the submission did not end well: {why}"
     against = slurm_cluster.cancel_named(name)
     if against:
         return UserError(f"{problem}; its jobs may wait or run, as scancel failed: {against}",
@@ -114,22 +116,27 @@ def submit_report(
     ``afterany`` and a check of its own: for Slurm a job that it has forgotten counts as one that ended well.
 
     Raises:
-        UserError: Slurm refused it.
+        UserError: Slurm refused it, or a file could not be written.
     """
-    settings = replace(settings, partition=settings.report_partition or settings.partition)
-    resources = Resources("report", 1, 1, 0, 1, 0.0, REPORT_MIN, 60, 1)
+    settings = of_report(settings)
+    partition = choose_partition(settings, facts)
+    longest = partition.max_min if partition else None
+    resources = Resources("report", 1, 1, 0, 1, 0.0, min(REPORT_MIN, longest or REPORT_MIN), 60, 1)
     after = ":".join(dict.fromkeys(job_id.partition("_")[0] for job_id in ids))
     asked = parameters(resources, folder, settings, 1, {"dependency": f"afterany:{after}"})
-    folder.mkdir(parents=True)
     listing = folder / "planned.txt"
-    atomic.write_text(listing, "".join(f"{path.resolve()}\n" for path in planned))
     executor = SlurmExecutor(folder, python=settings.python or None)
     executor.update_parameters(**asked)
     try:
+        folder.mkdir(parents=True)
+        atomic.write_text(listing, "".join(f"{path.resolve()}\n" for path in planned))
         with contextlib.redirect_stderr(io.StringIO()):
             job_id: str = executor.submit(ReportTask(runs.resolve(), listing)).job_id
-    except (FailedJobError, FailedSubmissionError, OSError) as err:
+    except (FailedJobError, FailedSubmissionError) as err:
+        shutil.rmtree(folder, ignore_errors=True)
         raise refusal(str(err), settings, facts, 1) from err
+    except (OSError, UserError) as err:
+        raise _taken_back(err, folder, asked["job_name"]) from err
     return job_id
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.launch.base import Estimate, Job
-from bench.launch.slurm_arrays import make_arrays
+from bench.launch.slurm_arrays import choose_partition, make_arrays
 from bench.launch.slurm_cluster import ClusterFacts, Partition, _gpus, _minutes, _partitions
 from bench.launch.slurm_settings import SlurmSettings
 
@@ -69,6 +69,16 @@ def test_a_partition_that_is_too_short_continues_in_several_allocations() -> Non
     assert r.n_allocations == 5
     assert "allows 120 min" in array.why
     assert "5 allocations" in array.why
+
+
+def test_of_several_partitions_the_largest_node_and_the_shortest_limit_count() -> None:
+    facts = replace(FACTS, partitions={**FACTS.partitions, "small": replace(GPU, name="small", max_min=30, gpus=1)})
+    found = choose_partition(SlurmSettings(partition="small,gpu,short"), facts)
+    assert found is not None
+    assert (found.gpus, found.max_min) == (4, 30)
+    unlimited = choose_partition(SlurmSettings(partition="gpu"), facts)
+    assert unlimited is not None
+    assert unlimited.max_min is None
 
 
 @pytest.mark.parametrize(("minutes", "warning_s"), [(1, 20), (3, 60), (6, 120), (600, 120)])

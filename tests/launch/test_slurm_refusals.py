@@ -11,7 +11,7 @@ import pytest
 from submitit.core.utils import JobPaths
 
 from bench.core.errors import UserError
-from bench.launch import slurm_intent, slurm_submit
+from bench.launch import slurm, slurm_cluster, slurm_intent, slurm_submit
 from bench.launch.base import Job, LaunchOptions
 from bench.launch.slurm import Slurm
 from bench.launch.slurm_cluster import QueuedJob
@@ -39,6 +39,7 @@ def launch(jobs: list[Job], **settings: str) -> None:
     ("settings", "says"),
     [
         ({"partition": "mian"}, "no partition 'mian'\nvalid: main, high\ntry:   --set slurm.partition=main"),
+        ({"report": "true", "report_partition": "hihg"}, "try:   --set slurm.report_partition=high"),
         ({"mem_gb": "8"}, "valid: at most 4000 MB"),
         ({"gpus": "3"}, "at most 2 GPUs"),
         ({"cpus": "5"}, "at most 4 CPUs"),
@@ -59,6 +60,34 @@ def test_wrong_requests(on_slurm: Cluster, jobs: Jobs, settings: dict[str, str],
 def test_a_wrong_option_is_refused_whatever_its_value(on_slurm: Cluster, jobs: Jobs) -> None:
     with pytest.raises(UserError, match="refused the job: Invalid --begin specification"):
         launch(jobs(1), begin="yesterday-ish")
+
+
+def test_a_last_job_that_is_refused_leaves_nothing(on_slurm: Cluster, jobs: Jobs) -> None:
+    launcher = Slurm(LaunchOptions(settings={"begin": "yesterday-ish"}))
+    runs = jobs(1)[0].folder.parents[2]
+    folder = runs / ".slurm/submission/report"
+    with pytest.raises(UserError, match="Invalid --begin"):
+        slurm_submit.submit_report(["1"], runs, [], folder, launcher.settings, launcher.facts)
+    assert not folder.exists()
+
+
+def test_waiting_on_a_controller_that_is_away_is_said_once_a_minute(
+    on_slurm: Cluster, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = iter([True, True, True, False])
+
+    def ask() -> dict[str, QueuedJob]:
+        if next(away):
+            raise slurm_cluster.away("Connection refused")
+        return {}
+
+    (job,) = jobs(1)
+    job.folder.mkdir(parents=True)
+    (job.folder / "record.json").touch()
+    monkeypatch.setattr(slurm_cluster, "active_jobs", ask)
+    monkeypatch.setattr(slurm, "POLL_S", 0.01)
+    assert [o.exit_code for o in Slurm(LaunchOptions())._wait([job], ["1"])] == [0]
+    assert capsys.readouterr().err.count("Connection refused") == 1
 
 
 def test_inside_a_job_nothing_is_submitted(on_slurm: Cluster, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
