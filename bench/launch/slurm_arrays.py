@@ -163,7 +163,11 @@ def _need(job: Job, stage: str, s: SlurmSettings, partition: Partition | None) -
         cpus_per_task=s.cpus * s.pack * (1 if nodes > 1 else processes), mem_gb=s.mem_gb * s.pack, time_min=time_min,
         signal_s=signal_s, n_allocations=n,
     )  # fmt: skip
-    return Need(resources, f"{why}{limited}", needs_s / MARGIN)
+    expected_s = needs_s
+    if stage == "evaluate" and s.shards > 1:
+        # it has time to make all images should their jobs have failed; expected is that these have made them
+        expected_s = SETUP_S
+    return Need(resources, f"{why}{limited}", expected_s / MARGIN)
 
 
 def _seconds(job: Job, stage: str, sharing: int, shards: int) -> tuple[float, str]:

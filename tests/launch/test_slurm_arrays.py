@@ -96,6 +96,17 @@ def test_split_stages_ask_for_the_gpus_only_while_they_work() -> None:
     assert "tuning" not in evaluate.why
 
 
+def test_images_made_in_parts_are_expected_once() -> None:
+    """The last job is given the time to make them all, and hardly ever needs it."""
+    (whole,) = make_arrays(jobs(1), SlurmSettings(), FACTS)
+    arrays = make_arrays(jobs(1), SlurmSettings(stages="split", shards=4), FACTS)
+    assert [a.resources.stage for a in arrays] == ["tune", *["generate"] * 4, "evaluate"]
+    expected = sum(a.gpu_hours()[0] for a in arrays)
+    # 5 min of set-up in each of six jobs, in place of one
+    assert expected == pytest.approx(whole.gpu_hours()[0] + 5 * 5 / 1.25 / 60)
+    assert arrays[-1].resources.time_min == 30, "5 min and all images with margin"
+
+
 def test_processes_spread_over_nodes_evenly() -> None:
     (array,) = make_arrays(jobs(1, processes=8), SlurmSettings(nodes=2, cpus=3), FACTS)
     r = array.resources
