@@ -143,6 +143,7 @@ def _launch(runs: Sequence[PlannedRun], launcher: Launcher, root: Path, how: Map
     Args:
         how: what changes no answer: device, processes, micro-batch, execution.
     """
+    from bench.core.checkout import commit
     from bench.engine.prepare import prepare, suite_files
     from bench.engine.progress import Progress
 
@@ -154,7 +155,8 @@ def _launch(runs: Sequence[PlannedRun], launcher: Launcher, root: Path, how: Map
         if run.state in ("failed", "diverged"):
             _set_aside(run)
         progress.say(f"{'continuing' if run.state == 'started' else 'starting'}: {_name(run)}")
-    request = {**how, "command": command, "cpus": launcher.cpus}
+    head, dirty = commit()
+    request = {**how, "command": command, "cpus": launcher.cpus, "commit": head, "dirty": dirty}
     # a thousand runs are thousands of files, each flushed: waiting for them one by one takes longer than submitting
     with ThreadPoolExecutor(N_WRITERS) as writers:
         files = {id(suite): suite_files(suite) for suite in {id(run.suite): run.suite for run in runs}.values()}

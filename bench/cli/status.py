@@ -102,16 +102,24 @@ def _lines(runs: Path, rows: Sequence[Row], queue: Queue) -> list[str]:
 def _cells(r: dict[str, Any]) -> tuple[str, ...]:
     lost = f" (+ {r['lost']:,.0f} lost)" if r["lost"] else ""
     spent = f"{r['spent']:,.0f} / {r['limit']:,.0f} {r['primary']}{lost}"
-    return (r["run_id"], r["suite"], r["tuner"], r["reward"], str(r["seed"]), r["state"], spent, _now(r["stage"]),
-            r["reason"] or "")  # fmt: skip
+    return (r["run_id"], r["suite"], r["tuner"], r["reward"], str(r["seed"]), r["state"], spent,
+            _now(r["stage"], r["spent"]), r["reason"] or "")  # fmt: skip
 
 
-def _now(stage: dict[str, Any] | None) -> str:
-    """``tune 45 %, 12 U/s, 3 min left``"""
+def _now(stage: dict[str, Any] | None, spent: float) -> str:
+    """``tune 45 %, 12 U/s, 3 min left``; a dash for a rate that is not known yet.
+
+    Args:
+        spent: of the budget, as the ledger has it, which is written oftener than what the stage says of itself.
+    """
     if stage is None:
         return ""
     from bench.store.state import duration
 
-    share = 100 * stage["count"] / stage["total"] if stage["total"] else 100
-    left = "" if stage["eta_s"] is None else f", {duration(stage['eta_s'])} left"
-    return f"{stage['name']} {share:.0f} %, {stage['rate_per_s']:,.3g} {stage['unit']}/s{left}"
+    count = max(stage["count"], spent) if stage["name"] == "tune" else stage["count"]
+    share = 100 * min(1.0, count / stage["total"]) if stage["total"] else 100
+    rate = stage["rate_per_s"]
+    if not rate:
+        return f"{stage['name']} {share:.0f} %, – {stage['unit']}/s"
+    left_s = max(0.0, stage["total"] - count) / rate
+    return f"{stage['name']} {share:.0f} %, {rate:,.3g} {stage['unit']}/s, {duration(left_s)} left"

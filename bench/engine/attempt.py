@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.core.checkout import commit
 from bench.core.record import AttemptEntry, Curve, Provenance
 from bench.engine.plan import packages
 from bench.store import atomic, jobs
-from bench.store.fence import Fence
+from bench.store.fence import Fence, attempt_root
 from bench.store.runs import RunFolder
 
 N_CURVE_ROWS = 400
@@ -30,11 +29,13 @@ class Attempt:
     """
 
     def __init__(self, folder: RunFolder, device: str, processes: int, micro_batch: int, stage: str) -> None:
+        self.commit, self.dirty = commit()
         self.fence = Fence.claim(folder.root, {
             "started": jobs.now(), "host": socket.gethostname(), "pid": os.getpid(), "job_id": jobs.own_job(),
             "cluster": jobs.own_cluster(), "restarts": jobs.own_restarts(),
             "node": os.environ.get("SLURMD_NODENAME"), "stage": stage, "device": device, "processes": processes,
             "micro_batch": micro_batch, "packages": packages(), "python": platform.python_version(),
+            "commit": self.commit, "dirty": self.dirty,
         })  # fmt: skip
         self.number, self.root = self.fence.number, self.fence.attempt
         self.kept: dict[str, float] = {}
@@ -48,6 +49,16 @@ class Attempt:
 
     def warn(self, text: str) -> None:
         self.event("warning", text=text)
+
+    def other_code(self, folder: RunFolder, request: Mapping[str, Any]) -> list[str]:
+        """What else than this attempt's code the run was planned with, or worked on before; one sentence each."""
+        known = [("it was planned and submitted with", request.get("commit"))]
+        before = attempt_root(folder.root, self.number - 1) / "env.json"
+        if before.exists():
+            known.append(("the attempt before it ran", atomic.read_json(before).get("commit")))
+        mine = _short(self.commit) + (" with changes" if self.dirty else "")
+        return [f"this attempt runs commit {mine}, and {what} {_short(other)}"
+                for what, other in known if other and other != self.commit]  # fmt: skip
 
     def lose(self, work: Mapping[str, float]) -> None:
         """Notes work, by kind, that this attempt must do again; at once, as it may itself be killed."""
@@ -71,6 +82,10 @@ class Attempt:
         atomic.write_json(
             self.root / "exit.json", {"ended": jobs.now(), "exit": exit, **self.kept}
         )
+
+
+def _short(commit: str | None) -> str:
+    return commit[:12] if commit else "unknown (an installed copy)"
 
 
 def read_attempts(folder: RunFolder) -> list[AttemptEntry]:
@@ -133,26 +148,6 @@ def _events(attempt: Path, kind: str) -> Iterator[dict[str, Any]]:
             continue  # the one line that a kill cut short
         if event["event"] == kind:
             yield event
-
-
-@functools.cache
-def commit() -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the source tree that this package runs from; (None, None) for an installed copy."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None, None
-
-    def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(here), *args], capture_output=True, text=True, check=False, timeout=20
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    return head, None if changes is None else bool(changes)
 
 
 def provenance(

@@ -131,6 +131,9 @@ class Worker:
             attempt.end("done by an earlier attempt")
             return self.folder.read_record()
         self.folder.sweep()
+        for text in attempt.other_code(self.folder, self.request):
+            attempt.warn(text)
+            self.progress.say(f"warning: {text}")
         try:
             status, reason, error = self._tune(attempt)
             if stage == "tune" and status != "failed":

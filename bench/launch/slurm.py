@@ -10,17 +10,19 @@ from pathlib import Path
 
 from bench.core import exits, userconfig
 from bench.core.errors import UserError
-from bench.launch import slurm_cluster
+from bench.launch import slurm_cluster, slurm_intent
 from bench.launch.base import Job, Launcher, Outcome
 from bench.launch.planned import missing
-from bench.launch.slurm_arrays import Array, make_arrays
+from bench.launch.slurm_arrays import Array, choose_partition, make_arrays
 from bench.launch.slurm_cluster import ClusterFacts
-from bench.launch.slurm_settings import SlurmSettings, resolve
+from bench.launch.slurm_settings import SlurmSettings, of_report, resolve
 from bench.store.jobs import read_jobs
 from bench.store.runs import RunFolder
 
 POLL_S = 2.0
 POLL_MAX_S = 30.0
+TELL_EVERY_S = 60.0
+"""Between two lines about a controller that does not answer."""
 GONE_S = 30.0
 """How long the file system may take to show a record that a job on another node wrote, and Slurm to end the job of a
 run that is done."""
@@ -48,20 +50,27 @@ class Slurm(Launcher):
     def check(self, jobs: Sequence[Job] = ()) -> None:
         """That this is not a job itself; settings, Slurm's commands, its controller; that it has nodes and room."""
         slurm_cluster.refuse_inside_a_job()
+        if self.settings.report_partition and self.settings.report:
+            # before anything is submitted, as no array would wait for a last job that is refused
+            choose_partition(of_report(self.settings), self.facts, "report_partition")
         arrays = make_arrays(jobs, self.settings, self.facts)
         self._leaves_room(sum(len(a.tasks) for a in arrays))
 
     def active(self, folders: Sequence[Path]) -> dict[Path, str]:
         """One squeue call for all."""
         submitted = {folder: read_jobs(folder) for folder in folders}
-        if not any(submitted.values()):
+        cut_short = slurm_intent.unsettled(_runs_of(folders[0])) if folders else []
+        if not any(submitted.values()) and not cut_short:
             return {}
         queue = slurm_cluster.active_jobs()
+        if cut_short:
+            slurm_intent.adopt(cut_short, queue, self.facts.name)
+            submitted = {folder: read_jobs(folder) for folder in folders}
         found = {}
         for folder, jobs in submitted.items():
             for job in jobs:
                 if job.cluster == self.facts.name and job.job_id in queue:
-                    found[folder] = f"job {job.job_id} {queue[job.job_id].lower()}"
+                    found[folder] = f"job {job.job_id} {queue[job.job_id].state.lower()}"
                     break
         return found
 
@@ -141,14 +150,18 @@ class Slurm(Launcher):
     def _wait(self, jobs: Sequence[Job], ids: Sequence[str]) -> list[Outcome]:
         """Until every run has a record and all jobs are over; a run whose job is gone without one is lost."""
         waiting = {job.folder for job in jobs}
-        mine, idle_s, poll_s = set(ids), 0.0, POLL_S
+        mine, idle_s, poll_s, told = set(ids), 0.0, POLL_S, -TELL_EVERY_S
         while idle_s < GONE_S:
             time.sleep(poll_s)
             waiting = {folder for folder in waiting if not RunFolder(folder).record_path.exists()}
             try:
                 queued = bool(mine & slurm_cluster.active_jobs().keys())
-            except UserError:
-                continue  # a controller that is being restarted has not lost its jobs
+            except UserError as err:
+                # a controller that is being restarted has not lost its jobs
+                if time.monotonic() - told >= TELL_EVERY_S:
+                    told = time.monotonic()
+                    print(f"waiting on: {err.problem}", file=sys.stderr, flush=True)
+                continue
             if not waiting and not queued:
                 break
             # records without a job, or jobs without a run: the file system, or Slurm, needs a moment

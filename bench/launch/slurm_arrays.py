@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bench.core.errors import UserError
@@ -128,19 +128,22 @@ def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def choose_partition(settings: SlurmSettings, facts: ClusterFacts) -> Partition | None:
+def choose_partition(settings: SlurmSettings, facts: ClusterFacts, key: str = "partition") -> Partition | None:
     """The partition that was named, or the cluster's default; None where there is neither, as Slurm then says.
 
-    Of several names with commas Slurm takes the one that starts first; the largest is what is checked against.
+    Of several names with commas Slurm takes the one that starts first: a job must be no larger than the largest allows,
+    and no longer than the shortest limit, as it may come into any.
     """
     if not settings.partition:
         return facts.default
     named = []
     for name in settings.partition.split(","):
         if name not in facts.partitions:
-            raise unknown_partition(name, facts)
+            raise unknown_partition(name, facts, key)
         named.append(facts.partitions[name])
-    return max(named, key=lambda p: (p.gpus, p.memory_mb, p.cpus))
+    limits = [p.max_min for p in named if p.max_min is not None]
+    largest = max(named, key=lambda p: (p.gpus, p.memory_mb, p.cpus))
+    return replace(largest, name=settings.partition, max_min=min(limits, default=None))
 
 
 def _need(job: Job, stage: str, s: SlurmSettings, partition: Partition | None) -> Need:
@@ -160,7 +163,11 @@ def _need(job: Job, stage: str, s: SlurmSettings, partition: Partition | None) -
         cpus_per_task=s.cpus * s.pack * (1 if nodes > 1 else processes), mem_gb=s.mem_gb * s.pack, time_min=time_min,
         signal_s=signal_s, n_allocations=n,
     )  # fmt: skip
-    return Need(resources, f"{why}{limited}", needs_s / MARGIN)
+    expected_s = needs_s
+    if stage == "evaluate" and s.shards > 1:
+        # it has time to make all images should their jobs have failed; expected is that these have made them
+        expected_s = SETUP_S
+    return Need(resources, f"{why}{limited}", expected_s / MARGIN)
 
 
 def _seconds(job: Job, stage: str, sharing: int, shards: int) -> tuple[float, str]:

@@ -77,7 +77,8 @@ def ask() -> ClusterFacts:
         max_array=max(1, int(config.get("MaxArraySize", 1))),
         max_jobs=int(config.get("MaxJobCount", 10_000)),
         can_requeue=config.get("JobRequeue", "1") == "1",
-        partitions=_partitions(call("sinfo", "-h", "-o", "%P|%m|%c|%G|%l|%D")),
+        # -a: a partition that is hidden takes jobs as any other
+        partitions=_partitions(call("sinfo", "-a", "-h", "-o", "%P|%m|%c|%G|%l|%D")),
     )
 
 
@@ -98,10 +99,29 @@ def away(why: str) -> UserError:
                      hint=f"scontrol ping, and the same command again when it is back; {HERE}")  # fmt: skip
 
 
-def active_jobs(user: str | None = None) -> dict[str, str]:
-    """Id (``12`` or ``12_3``) to state of the user's jobs that wait or run: one call."""
-    lines = call("squeue", "-h", "-r", "-u", user or getpass.getuser(), "-o", "%i|%T").split()
-    return dict(line.split("|", 1) for line in lines)
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job that waits or runs."""
+
+    state: str
+    name: str
+
+
+def active_jobs(user: str | None = None) -> dict[str, QueuedJob]:
+    """The user's jobs that wait or run, by id (``12`` or ``12_3``): one call."""
+    lines = call("squeue", "-h", "-r", "-u", user or getpass.getuser(), "-o", "%i|%T|%j").splitlines()
+    rows = (line.strip().split("|", 2) for line in lines)
+    return {job_id: QueuedJob(state, name) for job_id, state, name in rows}
+
+
+def cancel_named(name: str) -> str:
+    """Takes back the user's jobs of that name; what scancel says against it, empty where it did so, or found none."""
+    command = ["scancel", "-u", getpass.getuser(), f"--name={name}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ASK_S)
+    except (OSError, subprocess.TimeoutExpired) as err:
+        return str(err)
+    return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
 
 
 def _partitions(lines: str) -> dict[str, Partition]:
@@ -143,12 +163,12 @@ def _minutes(limit: str) -> int | None:
     return int(days or 0) * 1440 + hours * 60 + minutes
 
 
-def unknown_partition(name: str, facts: ClusterFacts) -> UserError:
+def unknown_partition(name: str, facts: ClusterFacts, key: str = "partition") -> UserError:
     """Names the partitions that exist."""
     import difflib
 
     close = difflib.get_close_matches(name, facts.partitions, n=1)
-    hint = f"--set slurm.partition={(close or [next(iter(facts.partitions), 'NAME')])[0]}"
+    hint = f"--set slurm.{key}={(close or [next(iter(facts.partitions), 'NAME')])[0]}"
     return UserError(f"cluster {facts.name} has no partition {name!r}", valid=_listed(facts.partitions), hint=hint)
 
 

@@ -19,6 +19,11 @@ def write_tasks(submission: Path, tasks: Sequence[Sequence[Path]]) -> None:
     atomic.write_text(submission / TASKS, "".join(line + "\n" for line in lines))
 
 
+def read_tasks(submission: Path) -> list[list[Path]]:
+    """The run folders of each task."""
+    return [[Path(name) for name in line.split("\t")] for line in (submission / TASKS).read_text("utf-8").splitlines()]
+
+
 def setup_lines(submission: Path, user: Sequence[str], *, needed: bool = True) -> list[str]:
     """What runs before the job's body.
 

@@ -48,6 +48,11 @@ class SlurmSettings:
     sbatch: Mapping[str, str] = setting(dict, "any other #SBATCH option")
 
 
+def of_report(s: SlurmSettings) -> SlurmSettings:
+    """The settings of the last job."""
+    return dataclasses.replace(s, partition=s.report_partition or s.partition)
+
+
 KEYS = {f.name: f for f in dataclasses.fields(SlurmSettings)}
 
 

@@ -14,10 +14,11 @@ from typing import Any
 from submitit.core.utils import DelayedSubmission
 
 from bench.core import exits
-from bench.launch.base import WORKER, Job, LaunchOptions
+from bench.launch.base import WORKER, Job, LaunchOptions, Outcome
 from bench.launch.local import Local
 from bench.store import meeting
 from bench.store.jobs import own_job
+from bench.store.runs import RunFolder
 
 POLL_S = 0.5
 
@@ -40,7 +41,7 @@ class RunTask:
         return {**self.__dict__, "_launcher": None}
 
     def __call__(self) -> None:
-        """Ends this process with the first exit code that is not 0; why stands in the run folder."""
+        """Ends this process with ``exit_code`` of its runs; why each failed stands in its run folder."""
         _forget_half_written_pickles()
         place = _meeting_place()
         rank = int(os.environ.get("SLURM_PROCID", "0"))
@@ -52,20 +53,34 @@ class RunTask:
             Job(Path(f), s, stage=self.stage, shard=self.shard)
             for f, s in zip(self.folders, self.hard_wall_s, strict=True)
         ]
+        if self.stage == "evaluate":
+            # packed beside it was a run whose tuning failed: it is a row already
+            jobs = [job for job in jobs if not RunFolder(job.folder).record_path.exists()]
         try:
             outcomes = self._launcher.launch(jobs)
         finally:
             if place:
                 meeting.adjourn(place)
-        codes = [o.exit_code for o in outcomes if o.exit_code not in (exits.DONE, exits.STALE)]
-        if codes:
-            sys.exit(codes[0])
+        if code := exit_code(self.stage, outcomes):
+            sys.exit(code)
 
     def checkpoint(self) -> DelayedSubmission:
         """Asks the workers to keep a checkpoint, waits for them, and hands the same task in again."""
         if self._launcher is not None:
             self._launcher.stop()
         return DelayedSubmission(self)
+
+
+def exit_code(stage: str, outcomes: Sequence[Outcome]) -> int:
+    """Of a task: the first code of a run that is not 0.
+
+    Jobs that make images and scores wait for a tuning task to end well, and Slurm takes them back where it does not. So
+    it ends well as long as one of its runs needs them: what became of the others stands in their own folders.
+    """
+    tuned = [o for o in outcomes if o.exit_code == exits.DONE and not RunFolder(o.folder).record_path.exists()]
+    if stage == "tune" and tuned:
+        return exits.DONE
+    return next((o.exit_code for o in outcomes if o.exit_code not in (exits.DONE, exits.STALE)), exits.DONE)
 
 
 class ReportTask:

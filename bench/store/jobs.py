@@ -28,6 +28,9 @@ class SubmittedJob:
     """``tune`` · ``generate`` · ``evaluate`` · ``all``"""
     log: str = ""
     """Where the launcher keeps what the job prints before the worker starts; empty where it keeps nothing."""
+    commit: str | None = None
+    """Of the code that submitted it; None for an installed copy."""
+    dirty: bool | None = None
 
 
 def note_job(run: Path, job: SubmittedJob) -> None:

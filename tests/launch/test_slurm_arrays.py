@@ -9,7 +9,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.launch.base import Estimate, Job
-from bench.launch.slurm_arrays import make_arrays
+from bench.launch.slurm_arrays import choose_partition, make_arrays
 from bench.launch.slurm_cluster import ClusterFacts, Partition, _gpus, _minutes, _partitions
 from bench.launch.slurm_settings import SlurmSettings
 
@@ -71,6 +71,16 @@ def test_a_partition_that_is_too_short_continues_in_several_allocations() -> Non
     assert "5 allocations" in array.why
 
 
+def test_of_several_partitions_the_largest_node_and_the_shortest_limit_count() -> None:
+    facts = replace(FACTS, partitions={**FACTS.partitions, "small": replace(GPU, name="small", max_min=30, gpus=1)})
+    found = choose_partition(SlurmSettings(partition="small,gpu,short"), facts)
+    assert found is not None
+    assert (found.gpus, found.max_min) == (4, 30)
+    unlimited = choose_partition(SlurmSettings(partition="gpu"), facts)
+    assert unlimited is not None
+    assert unlimited.max_min is None
+
+
 @pytest.mark.parametrize(("minutes", "warning_s"), [(1, 20), (3, 60), (6, 120), (600, 120)])
 def test_short_limits_leave_time_to_work(minutes: int, warning_s: int) -> None:
     (array,) = make_arrays(jobs(1), SlurmSettings(time_min=minutes), FACTS)
@@ -84,6 +94,17 @@ def test_split_stages_ask_for_the_gpus_only_while_they_work() -> None:
     assert [a.resources.gpus_per_node for a in (tune, evaluate)] == [4, 1]
     assert "images" not in tune.why
     assert "tuning" not in evaluate.why
+
+
+def test_images_made_in_parts_are_expected_once() -> None:
+    """The last job is given the time to make them all, and hardly ever needs it."""
+    (whole,) = make_arrays(jobs(1), SlurmSettings(), FACTS)
+    arrays = make_arrays(jobs(1), SlurmSettings(stages="split", shards=4), FACTS)
+    assert [a.resources.stage for a in arrays] == ["tune", *["generate"] * 4, "evaluate"]
+    expected = sum(a.gpu_hours()[0] for a in arrays)
+    # 5 min of set-up in each of six jobs, in place of one
+    assert expected == pytest.approx(whole.gpu_hours()[0] + 5 * 5 / 1.25 / 60)
+    assert arrays[-1].resources.time_min == 30, "5 min and all images with margin"
 
 
 def test_processes_spread_over_nodes_evenly() -> None:

@@ -72,7 +72,10 @@ def test_stages_are_jobs_of_their_own_and_parts_of_the_images_too(
     jobs = {p.stem: json.loads(p.read_text())["stage"] for p in (folder / "jobs").glob("*.json")}
     gpus: dict[str, list[str]] = {}
     for script in world.runs.glob(".slurm/*/00?/*_submission.sh"):
-        stage, asked = (re.search(f"--{key}=(\\S+)", script.read_text()) for key in ("job-name", "gpus-per-node"))
+        stage, asked = (
+            re.search(asked, script.read_text())
+            for asked in ("--job-name=(tunebench-[a-z]+)", r"--gpus-per-node=(\S+)")
+        )
         assert stage and asked
         gpus.setdefault(stage[1], []).append(asked[1])
     assert gpus == {"tunebench-tune": ["2"], "tunebench-generate": ["1", "1"], "tunebench-evaluate": ["1"]}
@@ -113,3 +116,17 @@ def test_a_failed_tuning_needs_no_second_job(slurm: Cluster, world: World) -> No
     stages = ["evaluate", "generate", "generate"]
     assert ends(bad) == [*((s, "CANCELLED") for s in stages), ("tune", "FAILED")]
     assert ends(good) == [*((s, "COMPLETED") for s in stages), ("tune", "COMPLETED")]
+
+
+@pytest.mark.slow
+def test_a_failed_tuning_leaves_the_run_beside_it_its_images(slurm: Cluster, world: World) -> None:
+    """Two runs share a job in each stage."""
+    run(world, slurm, *CPU, *SPLIT, "--set", "slurm.pack=2", tuner="micro-failing,drtune")
+    slurm.wait_idle(400)
+    (good,) = (world.runs / "micro-sample@1" / "drtune").iterdir()
+    (bad,) = (world.runs / "micro-sample@1" / "micro-failing").iterdir()
+    assert json.loads((bad / "record.json").read_text())["status"] == "failed"
+    assert json.loads((good / "record.json").read_text())["status"] == "done"
+    states = slurm.queue()
+    assert {states[p.stem] for p in (good / "jobs").glob("*.json")} == {"COMPLETED"}
+    assert {p.stem for p in (good / "jobs").glob("*.json")} == {p.stem for p in (bad / "jobs").glob("*.json")}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bench.cli.status import _now
 from bench.core.identity import canonical_json, plain
 from bench.store import atomic
 from bench.store.fence import Fence
@@ -141,6 +142,23 @@ def test_watching_ends_when_nothing_waits_or_runs_any_more(slurm: Cluster, tmp_p
     assert watching.returncode == 0
     assert lines[-1].endswith(f": failed (job {job}: COMPLETED)"), "it ended, and left no record"
     slurm.wait_idle()
+
+
+@pytest.mark.parametrize(
+    ("stage", "spent", "shown"),
+    [
+        # the first unit of an attempt that goes on from a checkpoint
+        ({"name": "tune", "count": 0, "total": 2400, "rate_per_s": 0.0, "eta_s": None}, 320, "tune 13 %, – U/s"),
+        ({"name": "tune", "count": 600, "total": 2400, "rate_per_s": 12.0, "eta_s": 150.0}, 600,
+         "tune 25 %, 12 U/s, 2 min left"),
+        ({"name": "score", "count": 1, "total": 4, "rate_per_s": 0.5, "eta_s": 6.0}, 2400,
+         "score 25 %, 0.5 U/s, 6 s left"),
+    ],
+)  # fmt: skip
+def test_the_share_is_of_what_is_spent_and_no_rate_is_shown_before_there_is_one(
+    stage: dict[str, Any], spent: float, shown: str
+) -> None:
+    assert _now({**stage, "unit": "U"}, spent) == shown
 
 
 def claim(folder: RunFolder, **facts: Any) -> Fence:
