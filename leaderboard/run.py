@@ -146,6 +146,18 @@ class Run:
         tuned = [s for s in self.snapshots if s.fraction > 0]
         return max(tuned, key=lambda s: s.fraction) if tuned else None
 
+    @property
+    def own_rewards(self) -> tuple[str, ...]:
+        """Rewards that the run fitted for itself and was tuned for, instead of the one that was asked for."""
+        own = {m.judge for m in self.metrics if m.role == "trained-on"
+               and dict(m.passport.get("reward") or {}).get("fitted_by")}  # fmt: skip
+        return tuple(sorted(own))
+
+    @property
+    def trained_reward(self) -> str:
+        """What the run was tuned for: ``tree (its own)`` where it fitted that for itself, else the reward asked for."""
+        return f"{' + '.join(self.own_rewards)} (its own)" if self.own_rewards else self.reward
+
     def entries(self, snapshot: Snapshot | None) -> dict[str, Metric]:
         """The metrics of one snapshot by name."""
         return {} if snapshot is None else {m.name: m for m in self.metrics if m.snapshot == snapshot.name}

@@ -93,6 +93,47 @@ def test_rewards_by_tuners_hold_what_each_was_trained_on(runs: Path) -> None:
     assert table["base model"] == [20.0, 20.0]
 
 
+def _own_tree(weights: str, lift: float, level: float) -> Any:
+    """The tree of one run: its weights, the level of its scores and what tuning gained by it."""
+
+    def change(record: dict[str, Any]) -> None:
+        for m in record["metrics"]:
+            if m["name"] == "reward/tree":
+                m["passport"] = {"reward": {"name": "tree", "weights_sha256": weights}}
+                m["value"] = level + (lift if m["snapshot"] == "f100" else 0.0)
+                m["difference"] = {"value": lift, "ci_low": None, "ci_high": None} if m["snapshot"] == "f100" else None
+            if m["name"] == "winrate/tree":
+                m["passport"] = {"reward": {"name": "tree", "fitted_by": "each run itself"}, "against": "base"}
+
+    return change
+
+
+def test_scores_by_different_trees_are_never_averaged(runs: Path) -> None:
+    """Trees at levels 20 and 500 with gains of 0.1 and 0.3, and one of another tuner at level −7 that lost 0.2."""
+    for tuner, seed, weights, lift, level in (
+        ("treereward", 0, "aa", 0.1, 20.0), ("treereward", 1, "bb", 0.3, 500.0), ("branches", 0, "cc", -0.2, -7.0),
+    ):  # fmt: skip
+        run = Fake(tuner=tuner, seed=seed, reward="tree", judge_roles=ROLES, fractions=(0.0, 1.0))
+        folder = runs / run.suite / tuner / run.run_id
+        _with(folder if folder.is_dir() else run.write(runs), _own_tree(weights, lift, level))
+    found = rewards_by_tuners(_board(runs))
+    assert found is not None
+    assert found.head == ("tiny-pick ↑", "tree, gain over own base ↑")
+    table = {name: figures[1] for name, _, figures in found.rows}
+    assert table["treereward"].sort == pytest.approx(0.2)
+    assert (table["treereward"].text, table["treereward"].span) == ("+0.2000", "+0.1000 to +0.3000")
+    assert (table["branches"].text, table["branches"].span) == ("−0.2000", "")
+    assert (table["base model"].text, table["drtune"].text) == ("–", "–")
+    assert next(f[0].sort for name, _, f in found.rows if name == "base model") == 20.0  # one reward has one base
+
+
+def test_one_tree_alone_is_still_its_runs_own(runs: Path) -> None:
+    _with(runs / "coco-sample@1" / "treereward" / _tree_id(runs), _own_tree("aa", 0.1, 20.0))
+    found = rewards_by_tuners(_board(runs))
+    assert found is not None
+    assert found.head[1] == "tree, gain over own base ↑"
+
+
 def test_suites_by_metrics_have_fid_clip_and_tifa(runs: Path) -> None:
     (found,) = suites_by_metrics([_board(runs)])
     assert found.head == ("FID ↓", "CLIP score tiny-clip ↑", "TIFA tiny-vqa ↑")
