@@ -12,7 +12,7 @@ from bench.core.anytime import MAX_RATIO
 from leaderboard import charts
 from leaderboard.budget_curves import PROFILE_AT, TARGET, Hacking, Span, profiles
 from leaderboard.pages import Figure, render
-from leaderboard.statistics import ALPHA, BASE, POWER, BoardFacts, Need, PairFact
+from leaderboard.statistics import BASE, POWER, BoardFacts, Need, PairFact
 from leaderboard.table import Board
 
 N_PROFILES = 15
@@ -128,8 +128,7 @@ def _pair(p: PairFact, facts: BoardFacts, turned: bool) -> dict[str, str]:
     a, b = (p.b, p.a) if turned else (p.a, p.b)
     value = 1 - p.rate.value if turned else p.rate.value
     low, high = (p.rate.low, p.rate.high) if not turned else (_other(p.rate.high), _other(p.rate.low))
-    wins = p.p_holm <= ALPHA and value > 0.5
-    loses = p.p_holm <= ALPHA and value < 0.5
+    wins, loses = p.told_apart and value > 0.5, p.told_apart and value < 0.5
     noise = abs(value - 0.5) < p.floor
     return {
         "text": f"{100 * value:.0f}", "mark": " ▲" if wins else " ▼" if loses else "",
@@ -142,7 +141,7 @@ def _pair(p: PairFact, facts: BoardFacts, turned: bool) -> dict[str, str]:
 
 def _legend(facts: BoardFacts) -> str:
     noise = (
-        " Grey: no further from 50 than what other noise or another tuning seed does."
+        " Grey: no further from 50 than what other noise or another tuning seed does, so not told apart whatever its p."
         if facts.floor_noise is not None or facts.floor_seed is not None else ""
     )  # fmt: skip
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_everything_is_said(tmp_path: Path) -> None:
     assert not re.search(r"https?://", text)
     assert "None" not in text
     assert "nan" not in text.replace("dominant", "")
+
+
+def test_a_pair_that_is_grey_has_no_mark_and_no_place_of_its_own(tmp_path: Path) -> None:
+    for folder, won in ((Fake(held_out=0.7).write(tmp_path), 6), (Fake(tuner="refl", held_out=0.6).write(tmp_path), 0)):
+        path = folder / "scores" / "reward_tiny-judge__f100.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({**r, "value": 90.0 + (int(r["prompt_id"]) < won)}) + "\n" for r in rows))
+    text = html_of(tmp_path)
+    ((kind, figure),) = re.findall(r'class="num pair ([^"]*)" title="drtune over refl: [^"]*below the noise floor">'
+                                   r'<span class="figure">([^<]*)<', text)  # fmt: skip
+    assert (kind, figure) == ("noise", "69")
+    assert "drtune · refl" in text
+    assert re.findall(r'<td class="num" data-v="\d">([^<]*)</td>\s*<th', text) == ["1–2", "1–2"]
 
 
 def test_a_name_is_hostile_text(tmp_path: Path) -> None:
