@@ -173,7 +173,7 @@ def _board_notes(board: Board) -> list[str]:
     return notes
 
 
-def board_chart(board: Board) -> Markup | None:
+def board_chart(board: Board, facts: BoardFacts) -> Markup | None:
     """Win rates of the first rows with their intervals; None where there is nothing to compare."""
     columns = [c for c in board.columns if wording.kind_of(c.metric) == "winrate"]
     rows = board.rows[:_MOST_DRAWN]
@@ -183,7 +183,7 @@ def board_chart(board: Board) -> Markup | None:
     ]  # fmt: skip
     if len(rows) < 2 or not points:
         return None
-    names = [f"{row.place}. {row.runs[0].tuner}" for row in rows]
+    names = [facts.names[row_id(row)] for row in rows]
     return charts.forest(points, names, charts.Axis("win rate against the base", ".0%"), neutral=0.5)
 
 

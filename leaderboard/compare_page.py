@@ -75,8 +75,8 @@ def pairs_of(board: Board) -> list[Pairing]:
     first = [row.runs[0] for row in board.rows[: N_BELOW_BEST + 1]]
     found: dict[tuple[str, str], Pairing] = {}
     for i, below in enumerate(first[1:], start=1):
-        for place, above in ((0, first[0]), (i - 1, first[i - 1])):
-            why = f"places {place + 1} and {i + 1} of the board"
+        # Never "places 1 and 2": the order of rows that nothing tells apart is no ranking.
+        for above, why in ((first[0], "the board's first row and another"), (first[i - 1], "neighbours on the board")):
             if not refusal(above, below):
                 found.setdefault((above.run_id, below.run_id), Pairing(above, below, why))
     return list(found.values())

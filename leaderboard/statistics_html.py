@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 from markupsafe import Markup
@@ -20,6 +21,8 @@ N_PROFILES = 15
 N_CURVES = 6
 """Rows that the chart along the budget shows: more lines cannot be told apart."""
 _ROLE_OF_LINES = "held-out"
+_LETTERS = ascii_uppercase
+"""What names rows in the heads of the matrix: numbers would look like places. ``MAX_ROWS`` has enough of them."""
 
 
 def board_statistics_html(board: Board, facts: BoardFacts, root: str = "") -> Markup:
@@ -33,7 +36,7 @@ def board_statistics_html(board: Board, facts: BoardFacts, root: str = "") -> Ma
         "statistics.jinja", key=board.key, text=f"{board.suite} · {board.model} · {board.budget}", root=root,
         notes=facts.notes, target=_percent(TARGET), standings=_standings(board, facts), groups=_groups(facts),
         matrix=_matrix(facts), names=names, judges=" and ".join(facts.judges), legend=_legend(facts),
-        floors=_floors(facts), needs=_needs(facts), n_pairs=len(facts.pairs), power=_percent(POWER),
+        letters=_LETTERS, floors=_floors(facts), needs=_needs(facts), n_pairs=len(facts.pairs), power=_percent(POWER),
         charts=_charts(board, facts),
     ))  # fmt: skip
 
