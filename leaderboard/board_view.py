@@ -53,7 +53,7 @@ def board_view(board: Board, facts: BoardFacts, root: str) -> dict[str, Any]:
             ]} for scale, u, cells in row.scaled],
         }  # fmt: skip
 
-    rewards = {r.runs[0].reward for r in (*board.rows, *board.ended)}
+    rewards = {r.runs[0].trained_reward for r in (*board.rows, *board.ended)}
     return {
         "board": board, "text": board_text(board), "root": root, "path": board_path(board), "name": board_name(board),
         "columns": [_column_view(c, board) for c in board.columns],

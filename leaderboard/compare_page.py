@@ -172,8 +172,8 @@ def _name(run: Run, other: Run) -> str:
         return run.tuner
     changed = {k: v for k, v in sorted(run.changed.items()) if other.changed.get(k) != v}
     parts = [f"{k} = {wording.plain_value(v)}" for k, v in changed.items()]
-    if run.reward != other.reward:
-        parts.append(run.reward)
+    if run.trained_reward != other.trained_reward:
+        parts.append(run.trained_reward)
     if run.seed != other.seed:
         parts.append(f"seed {run.seed}")
     return f"{run.tuner} ({', '.join(parts) or run.run_id})"

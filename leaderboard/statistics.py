@@ -317,7 +317,7 @@ def _names(board: Board) -> dict[str, str]:
     names = {BASE: f"base model ({board.model})"}
     for head in heads:
         same = [h for h in heads if h.tuner == head.tuner]
-        more = [head.reward] if len({h.reward for h in same}) > 1 else []
+        more = [head.trained_reward] if len({h.trained_reward for h in same}) > 1 else []
         if len(same) > 1:
             more += [f"{k} = {plain_value(v)}" for k, v in sorted(head.changed.items())]
         names[head.run_id] = f"{head.tuner} ({', '.join(more)})" if more else head.tuner

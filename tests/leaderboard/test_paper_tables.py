@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,29 @@ def test_one_tree_alone_is_still_its_runs_own(runs: Path) -> None:
     found = rewards_by_tuners(_board(runs))
     assert found is not None
     assert found.head[1] == "tree, gain over own base ↑"
+
+
+def test_a_run_that_fitted_its_reward_never_says_that_it_was_trained_on_the_one_asked_for(tmp_path: Path) -> None:
+    """The reward that was asked for only judges: it is held out, and stands nowhere as what was trained on."""
+    roles = {"tree": "trained-on", "tiny-pick": "held-out"}
+    own = Fake(tuner="treereward", reward="tiny-pick", judge_roles=roles, fractions=(0.0, 1.0)).write(tmp_path)
+    _with(own, _own_tree("aa", 0.1, 20.0))
+    Fake(tuner="refl", reward="tiny-judge", judge_roles={"tiny-judge": "trained-on", "tiny-pick": "held-out"},
+         fractions=(0.0, 1.0)).write(tmp_path)  # fmt: skip
+    rewards = {run.tuner: run.trained_reward for run in read_runs(tmp_path)[0]}
+    assert rewards == {"treereward": "tree (its own)", "refl": "tiny-judge"}
+    site = build(tmp_path).parent
+    index = (site / "index.html").read_text("utf-8")
+    assert re.findall(r'data-tuner="(.*?)" data-reward="(.*?)"', index) == [
+        (name, rewards[name]) for name in re.findall(r'data-tuner="(.*?)"', index)
+    ]
+    assert "<td>tree (its own)</td>" in index
+    assert "<td>tiny-pick</td>" not in index
+    assert "trained reward tree (its own)" in (site / "runs" / f"{own.name}.html").read_text("utf-8")
+    for path in sorted((site / "data").glob("coco-*")):
+        assert "tree (its own)" in path.read_text("utf-8").replace("\\", ""), path
+    (board,) = (json.loads(p.read_text("utf-8")) for p in (site / "data").glob("*.json") if "schema" not in p.name)
+    assert {row["tuner"]: row["reward"] for row in board["rows"]} == rewards
 
 
 def test_suites_by_metrics_have_fid_clip_and_tifa(runs: Path) -> None:
