@@ -152,6 +152,16 @@ def test_what_was_spent_and_the_status_need_no_scrolling(site: Path, browser: An
     context.close()
 
 
+def test_a_warning_below_a_name_stays_within_its_cell_on_a_phone(site: Path, opened: Any) -> None:
+    (path,) = (p for p in (site / "boards").glob("coco-*.html") if "trained-on up, held-out" in p.read_text("utf-8"))
+    page = opened(path, width=360)
+    flag = page.locator("th.sticky .flag").first
+    assert flag.inner_text().startswith("trained-on up")
+    assert flag.evaluate(
+        "f => f.scrollWidth <= f.clientWidth && f.closest('th').scrollWidth <= f.closest('th').clientWidth"
+    )
+
+
 def test_the_gallery_flips_by_keyboard_and_by_click(site: Path, opened: Any) -> None:
     page = opened(site / "runs" / f"{Fake().run_id}.html")
     base, tuned = page.locator(".shot.left").first, page.locator(".shot.right").first
