@@ -147,7 +147,8 @@ def compare_page(pair: Pairing) -> Made:
     page = render(
         "compare.jinja", styles=("gallery.css", "plot.css", "compare.css"), scripts=("gallery.js", "charts.js"),
         root=root_of(pair.path), a=a, b=b, names=names, why=pair.why, sample="sample" in (a.edition, b.edition),
-        metrics=compare_tables.metrics(first, second, changes, roles), budgets=compare_tables.budgets(a, b),
+        metrics=compare_tables.metrics(first, second, changes, roles), n_tested=len(changes),
+        budgets=compare_tables.budgets(a, b),
         settings=compare_tables.settings(a, b), charts=compare_tables.charts(a, b, names), gallery=shown,
         pictures=list(pictures.values()),
         categories=[categories.view(t, roles) for t in categories.by_category(prompts, changes)],
