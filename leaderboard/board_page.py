@@ -24,7 +24,7 @@ def pages(site: Site) -> Iterator[Page]:
 def board_page(board: Board, facts: BoardFacts) -> Made:
     root = root_of(board_path(board))
     return render(
-        "board.jinja", root=root, b=board_view(board, facts, root), chart=board_chart(board),
+        "board.jinja", root=root, b=board_view(board, facts, root), chart=board_chart(board, facts),
         sample=board.edition == "sample",
         metric_help=wording.METRIC_KINDS, role_help=wording.ROLE_HELP,
         styles=("tables.css", "statistics.css", "plot.css"),

@@ -53,10 +53,12 @@ def board_view(board: Board, facts: BoardFacts, root: str) -> dict[str, Any]:
             ]} for scale, u, cells in row.scaled],
         }  # fmt: skip
 
-    rewards = {r.runs[0].reward for r in (*board.rows, *board.ended)}
+    columns = [_column_view(c, board) for c in board.columns]
+    costs = any(r.u_per_image is not None for r in shown)
+    rewards = {r.runs[0].trained_reward for r in (*board.rows, *board.ended)}
     return {
         "board": board, "text": board_text(board), "root": root, "path": board_path(board), "name": board_name(board),
-        "columns": [_column_view(c, board) for c in board.columns],
+        "columns": columns, "behind": _behind(columns, costs),
         "rows": [row_view(r) for r in board.rows], "ended": [row_view(r) for r in board.ended],
         "external": [row_view(r) for r in board.external],
         "published": [{"row": p, "cells": [_published_figure(c, p, decimals[c.key]) for c in board.columns]}
@@ -66,7 +68,7 @@ def board_view(board: Board, facts: BoardFacts, root: str) -> dict[str, Any]:
         "mean_rank": len(board.rank_columns) != 1 and bool(board.rows),
         "notes": _board_notes(board), "reward": rewards.pop() if len(rewards) == 1 else None,
         "seeded": any(len(r.runs) > 1 for r in board.rows),
-        "costs": any(r.u_per_image is not None for r in shown),
+        "costs": costs,
     }  # fmt: skip
 
 
@@ -97,6 +99,12 @@ def _column_view(column: Column, board: Board) -> dict[str, Any]:
         "extra": kind not in wording.METRIC_KINDS or kind in wording.BEHIND, "mixed": column.role == "mixed",
         "judged": kind == "winrate", "ranks": board.rank_columns == (column.key,),
     }  # fmt: skip
+
+
+def _behind(columns: Sequence[dict[str, Any]], costs: bool) -> dict[str, Any] | None:
+    """What a board shows on demand, so that what was spent, the seeds and the status need no scrolling."""
+    labels = [*(["U an image"] if costs else []), *(c["label"] for c in columns if c["extra"])]
+    return {"n": len(labels), "labels": list(dict.fromkeys(labels))} if labels else None
 
 
 def _decimals(column: Column, cells: Sequence[Cell]) -> int:
@@ -173,7 +181,7 @@ def _board_notes(board: Board) -> list[str]:
     return notes
 
 
-def board_chart(board: Board) -> Markup | None:
+def board_chart(board: Board, facts: BoardFacts) -> Markup | None:
     """Win rates of the first rows with their intervals; None where there is nothing to compare."""
     columns = [c for c in board.columns if wording.kind_of(c.metric) == "winrate"]
     rows = board.rows[:_MOST_DRAWN]
@@ -183,7 +191,7 @@ def board_chart(board: Board) -> Markup | None:
     ]  # fmt: skip
     if len(rows) < 2 or not points:
         return None
-    names = [f"{row.place}. {row.runs[0].tuner}" for row in rows]
+    names = [facts.names[row_id(row)] for row in rows]
     return charts.forest(points, names, charts.Axis("win rate against the base", ".0%"), neutral=0.5)
 
 

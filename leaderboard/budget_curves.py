@@ -182,7 +182,7 @@ def profiles(boards: Sequence[Board], known: Mapping[str, Mapping[str, Anytime]]
 def _identity(row: Row) -> str:
     head = row.runs[0]
     settings = "" if not head.changed else f" {canonical_json(head.changed)}"
-    return f"{head.tuner} ({head.reward}){settings}"
+    return f"{head.tuner} ({head.trained_reward}){settings}"
 
 
 def _time(found: Anytime | None) -> float:

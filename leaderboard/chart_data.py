@@ -27,7 +27,7 @@ class Point(NamedTuple):
 class Axis(NamedTuple):
     title: str
     format: str = ""
-    """A d3 number format: ``.0%``, ``~s`` or ``~g``; empty for four significant digits."""
+    """A d3 number format: ``.0%``, ``~s`` or ``.4~g``; empty for Vega's own choice. Bare ``~g`` writes 60 as 6e+1."""
 
 
 Series = tuple[str, str]

@@ -75,8 +75,8 @@ def pairs_of(board: Board) -> list[Pairing]:
     first = [row.runs[0] for row in board.rows[: N_BELOW_BEST + 1]]
     found: dict[tuple[str, str], Pairing] = {}
     for i, below in enumerate(first[1:], start=1):
-        for place, above in ((0, first[0]), (i - 1, first[i - 1])):
-            why = f"places {place + 1} and {i + 1} of the board"
+        # Never "places 1 and 2": the order of rows that nothing tells apart is no ranking.
+        for above, why in ((first[0], "the board's first row and another"), (first[i - 1], "neighbours on the board")):
             if not refusal(above, below):
                 found.setdefault((above.run_id, below.run_id), Pairing(above, below, why))
     return list(found.values())
@@ -147,7 +147,8 @@ def compare_page(pair: Pairing) -> Made:
     page = render(
         "compare.jinja", styles=("gallery.css", "plot.css", "compare.css"), scripts=("gallery.js", "charts.js"),
         root=root_of(pair.path), a=a, b=b, names=names, why=pair.why, sample="sample" in (a.edition, b.edition),
-        metrics=compare_tables.metrics(first, second, changes, roles), budgets=compare_tables.budgets(a, b),
+        metrics=compare_tables.metrics(first, second, changes, roles), n_tested=len(changes),
+        budgets=compare_tables.budgets(a, b),
         settings=compare_tables.settings(a, b), charts=compare_tables.charts(a, b, names), gallery=shown,
         pictures=list(pictures.values()),
         categories=[categories.view(t, roles) for t in categories.by_category(prompts, changes)],
@@ -172,8 +173,8 @@ def _name(run: Run, other: Run) -> str:
         return run.tuner
     changed = {k: v for k, v in sorted(run.changed.items()) if other.changed.get(k) != v}
     parts = [f"{k} = {wording.plain_value(v)}" for k, v in changed.items()]
-    if run.reward != other.reward:
-        parts.append(run.reward)
+    if run.trained_reward != other.trained_reward:
+        parts.append(run.trained_reward)
     if run.seed != other.seed:
         parts.append(f"seed {run.seed}")
     return f"{run.tuner} ({', '.join(parts) or run.run_id})"

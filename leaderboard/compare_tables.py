@@ -67,14 +67,16 @@ def metrics(a: Side, b: Side, changes: Mapping[str, Differences], roles: Mapping
     rows = []
     for name in sorted(both, key=lambda n: (*run_charts.metric_order(first[n])[:2], roles[n], n)):
         x, y = first[name], second[name]
-        rate, change, problem, reading = rates.get(name), None, "", ""
+        tested = _tested_by(name)
+        rate, change, problem, reading = rates.get(tested), None, "", ""
         if x.passport != y.passport:
-            problem = "not comparable: " + "; ".join(differing(x.passport, y.passport))
+            problem, rate = "not comparable: " + "; ".join(differing(x.passport, y.passport)), None
         elif rate is not None:
-            found = changes[name]
-            mean = paired.mean_difference(found.first, found.second, [key[0] for key in found.keys])
-            change = Interval(value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high)
-            reading = ("A" if rate.value > 0.5 else "B") + " better" if adjusted[name] <= 0.05 else "not separable"
+            reading = ("A" if rate.value > 0.5 else "B") + " better" if adjusted[tested] <= 0.05 else "not separable"
+            if name in changes:
+                found = changes[name]
+                mean = paired.mean_difference(found.first, found.second, [key[0] for key in found.keys])
+                change = Interval(value=mean.value, ci_low=mean.ci_low, ci_high=mean.ci_high)
         elif x.value is not None and y.value is not None and wording.kind_of(name) not in _AGAINST_BASE:
             change = Interval(value=x.value - y.value)
         figures = [v for m in (x, y) for v in (m.value, m.ci_low, m.ci_high) if v is not None]
@@ -87,10 +89,15 @@ def metrics(a: Side, b: Side, changes: Mapping[str, Differences], roles: Mapping
             "unit": "%" if wording.is_share(name) else x.unit, "a": entry_figure(x, decimals),
             "b": entry_figure(y, decimals), "difference": change_figure(name, change, decimals),
             "unpaired": rate is None and change is not None, "problem": problem, "reading": reading,
-            "rate": _rate_figure(rate), "p": "" if rate is None else _p(adjusted[name]),
+            "rate": _rate_figure(rate), "p": "" if rate is None else _p(adjusted[tested]),
             "title": _wins(rate),
         })  # fmt: skip
     return rows
+
+
+def _tested_by(name: str) -> str:
+    """The metric whose scores by image say how often A is better: of a win rate against the base, its judge's."""
+    return f"reward/{wording.subject_of(name)}" if wording.kind_of(name) == "winrate" else name
 
 
 def _rate(found: Differences) -> paired.WinRate:

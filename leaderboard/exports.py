@@ -145,7 +145,7 @@ def _csv(board: Board, facts: BoardFacts) -> Made:
         spent = [run.spent.get(primary, 0.0) for run in row.runs]
         cells = [v for c in board.columns for v in _ends(row.cells.get(c.key))]
         rows.append([
-            *place, first.tuner, first.reward, _settings(row), " ".join(str(run.seed) for run in row.runs),
+            *place, first.tuner, first.trained_reward, _settings(row), " ".join(str(run.seed) for run in row.runs),
             "external" if away else first.status, one_line(first.reason), None if away else sum(spent) / len(spent),
             None if away else first.budget.limit(primary), row.u_per_image, *_ends(row.rank), *cells,
         ])  # fmt: skip
@@ -161,7 +161,7 @@ def _json(board: Board, facts: BoardFacts) -> Made:
         figures = [_figure(c.key, row.cells[c.key]) for c in board.columns if c.key in row.cells]
         return ExportedRow(
             kind=kind, place=facts.places.get(row_id(row)), best=row_id(row) in best, tuner=first.tuner,
-            reward=first.reward, settings=first.changed, seeds=[run.seed for run in row.runs],
+            reward=first.trained_reward, settings=first.changed, seeds=[run.seed for run in row.runs],
             run_ids=[run.run_id for run in row.runs], status=first.status, reason=first.reason,
             spent={kind: sum(run.spent.get(kind, 0.0) for run in row.runs) / len(row.runs) for kind in kinds},
             u_per_image=row.u_per_image, held_out=_figure("", row.rank) if row.rank else None, figures=figures,
@@ -220,7 +220,7 @@ def _printed(board: Board, facts: BoardFacts) -> tuple[list[str], list[tuple[boo
             figures = [f for c, f in zip(board.columns, r["cells"], strict=True) if c.key in keys]
             tuner = r["head"].tuner + name + (f" ({r['changed']})" if r["changed"] else "")
             if view["reward"] is None and not name:
-                tuner += f" on {r['head'].reward}"
+                tuner += f" on {r['head'].trained_reward}"
             spent = "–" if name else f"{r['spent']['text']} / {r['spent']['limit']}"
             rows.append((row_id(r["row"]) in best,
                          [tuner, _text(r["rank"]), *map(_text, figures), spent, str(len(r["seeds"]))]))  # fmt: skip

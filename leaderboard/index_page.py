@@ -38,8 +38,7 @@ def index_page(site: Site) -> Made:
         "index.jinja", styles=("tables.css", "statistics.css", "plot.css"),
         scripts=("tables.js", "charts.js") if inline else ("tables.js",), root="",
         inline=inline, n_runs=len(site.runs), n_apart=apart,
-        boards=[{**board_view(b, site.facts[b.key], ""), "chart": board_chart(b)} if inline else _summary(site, b)
-                for b in site.boards],
+        boards=[_inline(site, b) if inline else _summary(site, b) for b in site.boards],
         overview=_overview_view(site, seen) if len(seen.suites) > 1 else None,
         profiles=profiles_html(site.boards, site.facts) if len(seen.suites) > 1 else None,
         unranked=[] if apart else unranked(site.runs), unreadable=() if apart else site.unreadable,
@@ -57,6 +56,11 @@ def _apart_page(site: Site) -> Made:
 
 def _n_apart(site: Site) -> int:
     return sum(not run.ranked for run in site.runs) + len(site.unreadable)
+
+
+def _inline(site: Site, board: Board) -> dict[str, Any]:
+    facts = site.facts[board.key]
+    return {**board_view(board, facts, ""), "chart": board_chart(board, facts)}
 
 
 def _summary(site: Site, board: Board) -> dict[str, Any]:

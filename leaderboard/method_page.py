@@ -74,7 +74,7 @@ def _known(site: Site, run: Run) -> Method:
 def _used(run: Run, board: str) -> dict[str, Any]:
     changed = ", ".join(f"{k} = {wording.plain_value(v)}" for k, v in sorted(run.changed.items()))
     return {"href": run_path(run.run_id), "label": run.tuner, "seed": run.seed, "changed": changed, "board": board,
-            "reward": run.reward, "status": run.status}  # fmt: skip
+            "reward": run.trained_reward, "status": run.status}  # fmt: skip
 
 
 def _method_page(

@@ -22,6 +22,8 @@ from leaderboard.table import Board, Row
 DIMENSIONS = ("style", "content", "color", "lighting", "detail", "layout")
 """TreeReward, section 5.1."""
 MOST_IN_A_RADAR = 6
+OWN_GAIN = ", gain over own base"
+"""After a reward's name where each run is measured by a reward model of its own."""
 _SCALE = 5.0
 """TreeReward's raters answer from -5 to 5; its Figure 1 moves that to 0 to 10, the base model at 5."""
 
@@ -58,27 +60,38 @@ def _page(boards: Sequence[Board]) -> Made:
 
 
 def rewards_by_tuners(board: Board) -> PaperTable | None:
-    """DRTune's Table 1: the mean of each reward that tuners were trained on, at the end, by tuner."""
+    """DRTune's Table 1: the mean of each reward that tuners were trained on, at the end, by tuner.
+
+    Where runs were measured by different reward models of one name, as by the tree that each run fitted for itself,
+    their means have no common scale: the gain over the run's own base model stands instead.
+    """
     trained: dict[str, dict[str, list[Metric]]] = {}
-    base: dict[str, Metric] = {}
+    base: dict[str, list[Metric]] = {}
     heads: dict[str, Run] = {}
     for row in board.rows:
         for run in row.runs:
+            start = run.entries(run.base)
             for name, m in run.entries(run.final).items():
                 if m.role == "trained-on" and m.value is not None and wording.kind_of(name) == "reward":
-                    trained.setdefault(run.tuner, {}).setdefault(name, []).append(m)
+                    trained.setdefault(name, {}).setdefault(run.tuner, []).append(m)
                     heads.setdefault(run.tuner, row.runs[0])
-                    if name in run.entries(run.base):
-                        base.setdefault(name, run.entries(run.base)[name])
-    names = sorted({name for found in trained.values() for name in found})
-    if not names:
+                    if name in start:
+                        base.setdefault(name, []).append(start[name])
+    if not trained:
         return None
-    first = {name: next(found[name][0] for found in trained.values() if name in found) for name in names}
-    head = tuple(f"{wording.subject_of(n)} {'↑' if first[n].higher_is_better else '↓'}" for n in names)
-    rows = [("base model", "", tuple(_mean([base[n]] if n in base else []) for n in names))]
-    rows += [(tuner, heads[tuner].run_id, tuple(_mean(trained[tuner].get(n, [])) for n in names))
-             for tuner in sorted(trained)]  # fmt: skip
-    return PaperTable(board, head, tuple(rows))
+    own = {run_own for row in board.rows for run in row.runs for run_own in run.own_rewards}
+    columns = []
+    for name, found in sorted(trained.items()):
+        measured = [*base.get(name, []), *(m for same in found.values() for m in same)]
+        gains = wording.subject_of(name) in own or any(m.passport != measured[0].passport for m in measured)
+        arrow = "↑" if measured[0].higher_is_better else "↓"
+        columns.append((name, gains, f"{wording.subject_of(name)}{OWN_GAIN if gains else ''} {arrow}"))
+    rows = [("base model", "", tuple(_mean([] if gains else base.get(n, [])[:1]) for n, gains, _ in columns))]
+    rows += [
+        (tuner, head.run_id, tuple((_gain if gains else _mean)(trained[n].get(tuner, [])) for n, gains, _ in columns))
+        for tuner, head in sorted(heads.items())
+    ]
+    return PaperTable(board, tuple(head for _, _, head in columns), tuple(rows))
 
 
 def suites_by_metrics(boards: Sequence[Board]) -> list[PaperTable]:
@@ -190,6 +203,17 @@ def _mean(found: Sequence[Metric]) -> Figure:
         return Figure("–")
     mean = math.fsum(values) / len(values)
     return Figure(wording.figure(found[0].name, mean, wording.places(found[0].name, values, [])), sort=mean)
+
+
+def _gain(found: Sequence[Metric]) -> Figure:
+    """The mean of the runs' gains over their own base, with the least and the most: every run's scale is its own."""
+    gains = [m.difference.value for m in found if m.difference is not None]
+    if not gains:
+        return Figure("–")
+    name, mean = found[0].name, math.fsum(gains) / len(gains)
+    decimals = wording.places(name, gains, [])
+    ends = wording.span(name, min(gains), max(gains), decimals, signed=True) if len(gains) > 1 else ""
+    return Figure(wording.figure(name, mean, decimals, signed=True), ends, mean)
 
 
 def _plain(column: Column, value: float | None) -> Figure:

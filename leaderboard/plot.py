@@ -116,7 +116,7 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
                 said = escape(f"{rows[int(p.x)]}, {name}: {_format(p.value, x.format)}")
                 parts.append(f"<g><title>{said}</title>{_mark(k, across(p.value), at)}</g>")
         parts.append("</g>")
-    return f"{_svg(parts, FOREST_WIDTH, bottom + BOTTOM - TOP)}{_legend(series, None)}"
+    return f"{_svg(parts, FOREST_WIDTH, bottom + BOTTOM)}{_legend(series, None)}"
 
 
 def radar(spokes: Sequence[str], shapes: Sequence[Shape], least: float, most: float, middle: float | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -110,6 +110,8 @@ class Run:
     """Set for images from elsewhere, which nobody here tuned: the note on where they come from, or nothing."""
     n_raters: int
     """People whose votes count in the run's human studies."""
+    own_rewards: tuple[str, ...]
+    """Rewards that the run fitted for itself and was tuned for, instead of the one that was asked for."""
 
     @property
     def record(self) -> Record:
@@ -145,6 +147,11 @@ class Run:
         """The last snapshot of the tuned model, at whatever share of the budget it was taken."""
         tuned = [s for s in self.snapshots if s.fraction > 0]
         return max(tuned, key=lambda s: s.fraction) if tuned else None
+
+    @property
+    def trained_reward(self) -> str:
+        """What the run was tuned for: ``tree (its own)`` where it fitted that for itself, else the reward asked for."""
+        return f"{' + '.join(self.own_rewards)} (its own)" if self.own_rewards else self.reward
 
     def entries(self, snapshot: Snapshot | None) -> dict[str, Metric]:
         """The metrics of one snapshot by name."""
@@ -236,6 +243,7 @@ class Runs:
         """Raises KeyError, TypeError, ValueError, AttributeError or UserError when ``summary`` is of another form."""
         spec = summary["spec"]
         passports = [self._passports.setdefault(repr(p), p) for p in summary["passports"]]
+        metrics = tuple(_metric(m, passports) for m in summary["metrics"])
         return Run(
             root=root, folder=folder, digest=digest, run_id=str(summary["run_id"]),
             suite=str(spec["suite"]),
@@ -246,12 +254,18 @@ class Runs:
             unranked_reason=summary["unranked_reason"], spec=spec, suite_title=summary["suite_title"],
             spent=summary["spent"], lost=summary["lost"],
             snapshots=tuple(Snapshot(*s) for s in summary["snapshots"]),
-            metrics=tuple(_metric(m, passports) for m in summary["metrics"]),
+            metrics=metrics,
             scales=tuple(
                 Scaled(Snapshot(*s), tuple(_metric(m, passports) for m in found)) for s, found in summary["scales"]
             ),
-            external=summary["external"], n_raters=summary["n_raters"],
+            external=summary["external"], n_raters=summary["n_raters"], own_rewards=_own_rewards(metrics),
         )  # fmt: skip
+
+
+def _own_rewards(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Judges that were trained on and whose win rates' passports say that each run fits its own."""
+    rewards = ((m.judge, m.passport.get("reward")) for m in metrics if m.role == "trained-on")
+    return tuple(sorted({judge for judge, p in rewards if isinstance(p, dict) and p.get("fitted_by")}))
 
 
 def _metric(m: list[Any], passports: list[dict[str, Any]]) -> Metric:

@@ -72,7 +72,8 @@ def gap(hacked: Hacking) -> list[dict[str, Any]]:
             if span is not None:
                 points.append(Point(p.fraction, span.value, span.low, span.high, "mean of judges", role))
         if p.trained is not None and p.held_out is not None:
-            between.append(Point(p.fraction, p.trained.value - p.held_out.value, None, None, "gap", "trained-on"))
+            points_apart = 100 * (p.trained.value - p.held_out.value)
+            between.append(Point(p.fraction, points_apart, None, None, "gap", "trained-on"))
     if len(between) < 2:
         return []
     x, last = Axis("share of the budget", ".0%"), between[-1].value
@@ -80,10 +81,10 @@ def gap(hacked: Hacking) -> list[dict[str, Any]]:
         {"title": "Trained-on and held-out", "role": "", "note": "win rate against the base, mean of judges",
          "svg": charts.over_budget(points, x, Axis("win rate", ".0%"), limit=1.0, neutral=0.5),
          "alt": "Win rates under trained-on and held-out judges along the budget; they end "
-                f"{100 * last:+.1f} points apart"},
+                f"{last:+.1f} points apart"},
         {"title": "The gap", "role": "", "note": "trained-on minus held-out",
-         "svg": charts.over_budget(between, x, Axis("points", ".0%"), limit=1.0, neutral=0.0),
-         "alt": f"Trained-on minus held-out win rate along the budget, {100 * last:+.1f} points at the end"},
+         "svg": charts.over_budget(between, x, Axis("points", ".4~g"), limit=1.0, neutral=0.0),
+         "alt": f"Trained-on minus held-out win rate along the budget, {last:+.1f} points at the end"},
     ]  # fmt: skip
 
 
@@ -108,7 +109,8 @@ def scalars(run: Run, curve: Curve) -> list[dict[str, Any]]:
         if min(values) == max(values):
             made.append({"title": name, "constant": f"{last:.4g}"})
             continue
-        made.append({"title": name, "svg": charts.curve(xs, by_column[i], x, Axis(name, "~g")), "note": "", "role": "",
+        svg = charts.curve(xs, by_column[i], x, Axis(name, ".4~g"))
+        made.append({"title": name, "svg": svg, "note": "", "role": "",
                      "alt": f"{name} during tuning; first value {first:.4g}, last {last:.4g}"})  # fmt: skip
     return made
 

@@ -48,6 +48,8 @@ class PairFact(Frozen):
     """Tuning seeds that both have."""
     floor: float
     """Distances from 50 % below this are no larger than what other noise or another tuning seed does."""
+    told_apart: bool
+    """Significant after Holm's correction and no closer to 50 % than the floor: what places and groups go by."""
 
 
 class Need(Frozen):
@@ -141,11 +143,13 @@ def _facts(board: Board, compared: Sequence[Row], judges: tuple[str, ...], input
         pairs = _all_pairs(scores, layout)
         floor_noise, floor_seed = _noise_floor(scores[0], layout), _seed_floor(scores, layout)
     adjusted = dict(zip(pairs, holm([c.seen.p for c in pairs.values()]), strict=True))
-    is_better = better(len(scored) + 1, {pair: (c.seen.value, adjusted[pair]) for pair, c in pairs.items()}, ALPHA)
+    floors = {pair: _floor(c, floor_noise, floor_seed) for pair, c in pairs.items()}
+    # A difference no larger than what noise or another seed does is not told, however small its p value.
+    clear = {pair: c for pair, c in pairs.items() if abs(c.seen.value - 0.5) >= floors[pair]}
+    is_better = better(len(scored) + 1, {pair: (c.seen.value, adjusted[pair]) for pair, c in clear.items()}, ALPHA)
     named = [*ids, BASE] if pairs else []
     gaps = {row_id(row): _gap(row, scores, layout) for row, scores in scored if layout is not None}
     curves = {row_id(row): (row, curve(row, board)) for row in board.rows}
-    floors = [f for f in (floor_noise,) if f is not None]
     return BoardFacts(
         digest=inputs, judges=judges, n_prompts=layout.n_prompts if layout is not None else 0,
         n_noise=layout.n_noise if layout is not None else 0.0, names=_names(board),
@@ -153,12 +157,12 @@ def _facts(board: Board, compared: Sequence[Row], judges: tuple[str, ...], input
         pairs=tuple(
             PairFact(
                 a=named[a], b=named[b], rate=_span(c.seen), p=c.seen.p, p_holm=adjusted[a, b], n_seeds=len(c.seeds),
-                floor=max([0.0, *floors, *([floor_seed / math.sqrt(len(c.seeds))] if floor_seed else [])]),
+                floor=floors[a, b], told_apart=bool(is_better[a, b] or is_better[b, a]),
             )
             for (a, b), c in pairs.items()
         ),
         strengths=_strengths(named, pairs), places=_places(ids, is_better), groups=_groups(named, is_better),
-        needs=_needs(named, pairs, adjusted), floor_noise=floor_noise, floor_seed=floor_seed,
+        needs=_needs(named, pairs, is_better, floor_noise, floor_seed), floor_noise=floor_noise, floor_seed=floor_seed,
         hacking={i: h for i, (r, along) in curves.items() if (h := hacking(r, along, gaps.get(i))) is not None},
         anytime={i: a for i, (_, along) in curves.items() if (a := anytime(along)) is not None},
         notes=(*_notes(board, compared, scored), *notes),
@@ -171,6 +175,11 @@ class _Compared(NamedTuple):
     seeds: Sequence[int]
     table: NDArray[np.float64]
     seen: Comparison
+
+
+def _floor(pair: _Compared, noise: float | None, seed: float | None) -> float:
+    """``PairFact.floor``: the mean of n tuning seeds varies by the root of n less than one."""
+    return max(noise or 0.0, (seed or 0.0) / math.sqrt(len(pair.seeds)))
 
 
 def _all_pairs(scores: Sequence[RowScores], layout: Layout) -> dict[Pair, _Compared]:
@@ -266,26 +275,36 @@ def _groups(named: Sequence[str], is_better: NDArray[np.bool_]) -> tuple[tuple[s
 
 
 def _needs(
-    named: Sequence[str], pairs: Mapping[Pair, _Compared], adjusted: Mapping[Pair, float]
+    named: Sequence[str], pairs: Mapping[Pair, _Compared], is_better: NDArray[np.bool_], floor_noise: float | None,
+    floor_seed: float | None,
 ) -> tuple[Need, ...]:  # fmt: skip
     """For each row and the next one, and each row and the base, that are not told apart.
 
-    At the level that the strictest of Holm's steps asks for, so that the number is enough whatever the other pairs do.
+    At the level that the strictest of Holm's steps asks for, so that the number is enough whatever the other pairs do,
+    and with as many prompts or seeds that the noise floor comes down to the difference seen.
     """
     needs = []
     last = len(named) - 1
     for a, b in dict.fromkeys([*((i, i + 1) for i in range(last)), *((i, last) for i in range(last))]):
-        pair = pairs[a, b]
-        if adjusted[a, b] > ALPHA:
-            crossed, effect, alpha = pair.seen.crossed, pair.seen.value - 0.5, ALPHA / len(pairs)
-            prompts = n_needed(effect, crossed, more="prompts", alpha=alpha, power=POWER)
-            seeds = n_needed(effect, crossed, more="seeds", alpha=alpha, power=POWER)
+        if not (is_better[a, b] or is_better[b, a]):
+            crossed, effect, alpha = pairs[a, b].seen.crossed, pairs[a, b].seen.value - 0.5, ALPHA / len(pairs)
             needs.append(Need(
                 a=named[a], b=named[b],
-                more_prompts=None if prompts is None else max(1, prompts - crossed.n_prompts),
-                more_seeds=None if seeds is None else max(1, seeds - crossed.n_seeds),
+                more_prompts=_more(n_needed(effect, crossed, more="prompts", alpha=alpha, power=POWER),
+                                   crossed.n_prompts, effect, floor_noise or 0.0,
+                                   (floor_seed or 0.0) / math.sqrt(crossed.n_seeds)),
+                more_seeds=_more(n_needed(effect, crossed, more="seeds", alpha=alpha, power=POWER), crossed.n_seeds,
+                                 effect, (floor_seed or 0.0) / math.sqrt(crossed.n_seeds), floor_noise or 0.0),
             ))  # fmt: skip
     return tuple(needs)
+
+
+def _more(needed: int | None, there: int, effect: float, falls: float, stays: float) -> int | None:
+    """Beyond those that are there, so many that a test finds ``effect`` and that the floor which falls with the root
+    of their number is no higher than it; None where no number does, or the other floor stays above."""
+    if needed is None or effect == 0 or stays > abs(effect):
+        return None
+    return max(1, max(needed, math.ceil(there * (falls / effect) ** 2)) - there)
 
 
 def _span(seen: Comparison) -> Span:
@@ -298,7 +317,7 @@ def _names(board: Board) -> dict[str, str]:
     names = {BASE: f"base model ({board.model})"}
     for head in heads:
         same = [h for h in heads if h.tuner == head.tuner]
-        more = [head.reward] if len({h.reward for h in same}) > 1 else []
+        more = [head.trained_reward] if len({h.trained_reward for h in same}) > 1 else []
         if len(same) > 1:
             more += [f"{k} = {plain_value(v)}" for k, v in sorted(head.changed.items())]
         names[head.run_id] = f"{head.tuner} ({', '.join(more)})" if more else head.tuner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 from markupsafe import Markup
@@ -12,7 +13,7 @@ from bench.core.anytime import MAX_RATIO
 from leaderboard import charts
 from leaderboard.budget_curves import PROFILE_AT, TARGET, Hacking, Span, profiles
 from leaderboard.pages import Figure, render
-from leaderboard.statistics import ALPHA, BASE, POWER, BoardFacts, Need, PairFact
+from leaderboard.statistics import BASE, POWER, BoardFacts, Need, PairFact
 from leaderboard.table import Board
 
 N_PROFILES = 15
@@ -20,6 +21,8 @@ N_PROFILES = 15
 N_CURVES = 6
 """Rows that the chart along the budget shows: more lines cannot be told apart."""
 _ROLE_OF_LINES = "held-out"
+_LETTERS = ascii_uppercase
+"""What names rows in the heads of the matrix: numbers would look like places. ``MAX_ROWS`` has enough of them."""
 
 
 def board_statistics_html(board: Board, facts: BoardFacts, root: str = "") -> Markup:
@@ -33,7 +36,7 @@ def board_statistics_html(board: Board, facts: BoardFacts, root: str = "") -> Ma
         "statistics.jinja", key=board.key, text=f"{board.suite} · {board.model} · {board.budget}", root=root,
         notes=facts.notes, target=_percent(TARGET), standings=_standings(board, facts), groups=_groups(facts),
         matrix=_matrix(facts), names=names, judges=" and ".join(facts.judges), legend=_legend(facts),
-        floors=_floors(facts), needs=_needs(facts), n_pairs=len(facts.pairs), power=_percent(POWER),
+        letters=_LETTERS, floors=_floors(facts), needs=_needs(facts), n_pairs=len(facts.pairs), power=_percent(POWER),
         charts=_charts(board, facts),
     ))  # fmt: skip
 
@@ -128,8 +131,7 @@ def _pair(p: PairFact, facts: BoardFacts, turned: bool) -> dict[str, str]:
     a, b = (p.b, p.a) if turned else (p.a, p.b)
     value = 1 - p.rate.value if turned else p.rate.value
     low, high = (p.rate.low, p.rate.high) if not turned else (_other(p.rate.high), _other(p.rate.low))
-    wins = p.p_holm <= ALPHA and value > 0.5
-    loses = p.p_holm <= ALPHA and value < 0.5
+    wins, loses = p.told_apart and value > 0.5, p.told_apart and value < 0.5
     noise = abs(value - 0.5) < p.floor
     return {
         "text": f"{100 * value:.0f}", "mark": " ▲" if wins else " ▼" if loses else "",
@@ -142,7 +144,7 @@ def _pair(p: PairFact, facts: BoardFacts, turned: bool) -> dict[str, str]:
 
 def _legend(facts: BoardFacts) -> str:
     noise = (
-        " Grey: no further from 50 than what other noise or another tuning seed does."
+        " Grey: no further from 50 than what other noise or another tuning seed does, so not told apart whatever its p."
         if facts.floor_noise is not None or facts.floor_seed is not None else ""
     )  # fmt: skip
     return (

@@ -45,7 +45,7 @@ def long_rows(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
         fractions = {s.name: s.fraction for s in run.snapshots}
         stages = {s.name: stage for s, stage in ((run.base, "base"), (run.final, "final")) if s is not None}
         shared = (run.suite, run.edition, "none" if run.external is not None else budget_text(run.budget), run.model,
-                  run.tuner, run.reward, canonical_json(run.changed), run.seed, run.run_id, run.status,
+                  run.tuner, run.trained_reward, canonical_json(run.changed), run.seed, run.run_id, run.status,
                   run.ranked)  # fmt: skip
         for m in sorted(run.metrics, key=lambda m: (fractions.get(m.snapshot, 0.0), m.name)):
             if id(m.passport) not in passports:

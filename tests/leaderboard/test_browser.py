@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from leaderboard.site import build
 from tests.leaderboard.factories import Fake
 
 CHROMIUM = shutil.which("chromium")
@@ -75,6 +76,90 @@ def test_tables_sort_by_keyboard(site: Path, opened: Any) -> None:
     assert _first_column(page) == ["draft-lv", "drtune", "refl"]
     ended = page.eval_on_selector_all("section.board:first-of-type tbody.ended th a", "a => a.map(x => x.textContent)")
     assert ended == ["alignprop", "hgdpo"]
+
+
+def _shown(page: Any) -> list[str]:
+    found: list[str] = page.eval_on_selector_all(
+        "section.board:first-of-type tbody.rows tr, section.board:first-of-type tbody.ended tr",
+        "rows => rows.filter(r => r.checkVisibility()).map(r => r.querySelector('th a').textContent)",
+    )
+    return found
+
+
+def test_rows_are_filtered_by_words_and_by_choices(site: Path, opened: Any) -> None:
+    """The first board has three tuners with a result and two that ended early, all for one reward."""
+    page = opened(site / "index.html")
+    bar = page.locator("section.board").first.locator(".filters")
+    words, said = bar.get_by_label("Filter"), bar.locator("output")
+    assert said.get_attribute("aria-live") == "polite"
+    everything = ["drtune", "refl", "draft-lv", "alignprop", "hgdpo"]
+    assert (_shown(page), said.inner_text()) == (everything, "")
+    words.press_sequentially("LR = 0.0003")  # a setting below the name; every word counts, whatever its case
+    assert (_shown(page), said.inner_text()) == (["refl"], "1 of 5 rows")
+    assert page.locator("section.board").first.locator("tbody.reference tr").first.is_visible()
+    words.fill("no such text")
+    assert (_shown(page), said.inner_text()) == ([], "0 of 5 rows")
+    words.press("Escape")
+    assert (words.input_value(), _shown(page), said.inner_text()) == ("", everything, "")
+    bar.get_by_label("Tuner").select_option("draft-lv")
+    assert (_shown(page), said.inner_text()) == (["draft-lv"], "1 of 5 rows")
+    bar.get_by_label("Tuner").select_option("all")
+    bar.get_by_label("Status").select_option("diverged")
+    assert _shown(page) == ["hgdpo"]
+    words.fill("refl")  # both at once
+    assert _shown(page) == []
+
+
+def test_rows_are_filtered_by_their_trained_reward(opened: Any, tmp_path: Path) -> None:
+    Fake(fractions=(0.0, 1.0)).write(tmp_path)
+    for tuner in ("refl", "draft"):
+        Fake(tuner=tuner, reward="tiny-clip", judge_roles={"tiny-clip": "trained-on", "tiny-judge": "held-out"},
+             fractions=(0.0, 1.0)).write(tmp_path)  # fmt: skip
+    page = opened(build(tmp_path))
+    bar = page.locator("section.board .filters")
+    reward = bar.get_by_label("Reward")
+    assert reward.locator("option").all_inner_texts() == ["all", "tiny-clip", "tiny-pick"]
+    reward.select_option("tiny-clip")
+    assert (sorted(_shown(page)), bar.locator("output").inner_text()) == (["draft", "refl"], "2 of 3 rows")
+    bar.get_by_label("Tuner").select_option("refl")
+    assert (_shown(page), bar.locator("output").inner_text()) == (["refl"], "1 of 3 rows")
+    reward.select_option("tiny-pick")
+    assert (_shown(page), bar.locator("output").inner_text()) == ([], "0 of 3 rows")
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_what_was_spent_and_the_status_need_no_scrolling(site: Path, browser: Any, scripts: bool) -> None:
+    """Secondary columns come on demand, by the keyboard and without any script."""
+    context = browser.new_context(java_script_enabled=scripts, viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    page.goto((site / "index.html").as_uri())
+    board = page.locator("section.board").first
+    frame = board.locator(".scroll").first.bounding_box()
+    for heading in ("Spent / limit", "Seeds", "Status"):
+        box = board.locator("thead th", has_text=heading).first.bounding_box()
+        assert box["x"] + box["width"] <= frame["x"] + frame["width"], heading
+    kid = board.locator("thead th", has_text="KID")
+    assert not kid.is_visible()
+    toggle = board.get_by_label("more columns")
+    toggle.focus()
+    page.keyboard.press("Space")
+    assert toggle.is_checked()
+    assert kid.is_visible()
+    assert (
+        board.locator("thead th.extra").count() == board.locator("tbody.reference tr").first.locator(".extra").count()
+    )
+    context.close()
+
+
+def test_a_warning_below_a_name_stays_within_its_cell_on_a_phone(site: Path, opened: Any) -> None:
+    (path,) = (p for p in (site / "boards").glob("coco-*.html") if "trained-on up, held-out" in p.read_text("utf-8"))
+    page = opened(path, width=360)
+    flag = page.locator("th.sticky .flag").first
+    assert flag.inner_text().startswith("trained-on up")
+    assert flag.evaluate(
+        "f => f.scrollWidth <= f.clientWidth && f.closest('th').scrollWidth <= f.closest('th').clientWidth"
+    )
 
 
 def test_the_gallery_flips_by_keyboard_and_by_click(site: Path, opened: Any) -> None:

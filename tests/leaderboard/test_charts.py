@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
-from leaderboard import charts, vega
+from bench.core.record import Curve
+from leaderboard import charts, run_charts, vega
+from leaderboard.budget_curves import CurvePoint, Hacking, Span
 from leaderboard.chart_data import MOST_POINTS, thinned
 from leaderboard.charts import Axis, Point
+from leaderboard.read import read_runs
+from tests.leaderboard.factories import Fake
 
 POINTS = [
     Point(0.0, 0.5, None, None, "pick", "held-out"), Point(6000.0, 0.62, 0.55, 0.69, "pick", "held-out"),
@@ -36,6 +40,35 @@ def test_both_forms_hold_every_figure() -> None:
     assert drawn.count('class="span"') == 2
     assert "$schema" not in chart
     assert "<b>" not in chart  # a name cannot end the element that holds the data
+
+
+def test_a_gap_is_in_points_and_its_ticks_are_no_shares() -> None:
+    """Gaps of 0, −0.4 and −0.9 points: in per cent, ticks without decimals would all say 0 or −1."""
+    along = tuple(
+        CurvePoint(fraction=f, trained=Span(value=0.5 - gap / 100, low=None, high=None),
+                   held_out=Span(value=0.5, low=None, high=None)) for f, gap in ((0.0, 0.0), (0.5, 0.4), (1.0, 0.9))
+    )  # fmt: skip
+    hacked = Hacking(flag="", trained_on=("pick",), gap=None, paired=False, peak=None, curve=along)
+    chart = run_charts.gap(hacked)[1]
+    spec = _spec(chart["svg"])
+    assert [row["y"] for row in spec["data"]["values"]] == pytest.approx([0, -0.4, -0.9])
+    assert {layer["encoding"]["y"].get("axis", {}).get("format") for layer in spec["layer"]} - {None} == {".4~g"}
+    assert _ticks(chart["svg"]) == ["−0.8", "−0.6", "−0.4", "−0.2", "0"]
+    assert "-0.9 points" in chart["alt"]
+
+
+def test_a_scalar_of_two_digits_is_no_power_of_ten(tmp_path: Path) -> None:
+    """d3 writes 60 as ``6e+1`` under ``~g``, which keeps no digit before the exponent's."""
+    (run,), _ = read_runs(Fake(fractions=(0.0, 1.0)).write(tmp_path).parents[2])
+    curve = Curve(columns=["denoiser_u", "pool"], rows=[[0.0, 20.0], [50.0, 60.0], [100.0, 100.0]])
+    (chart,) = run_charts.scalars(run, curve)
+    assert _spec(chart["svg"])["encoding"]["y"]["axis"]["format"] == ".4~g"
+    assert _ticks(chart["svg"]) == ["20", "40", "60", "80", "100"]
+
+
+def _ticks(chart: str) -> list[str]:
+    """The labels beside the vertical axis of the drawing."""
+    return re.findall(r'text-anchor="end">([^<]*)</text>', chart.partition("<script")[0])
 
 
 def test_a_forest_has_a_row_for_every_name() -> None:

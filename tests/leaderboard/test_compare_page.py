@@ -72,6 +72,34 @@ def test_figures_are_paired_by_prompt_and_noise_and_corrected_for_all_metrics(tm
     assert (turned["difference"].sort, turned["rate"].sort, turned["reading"]) == (-1.0, 0.0, "B better")
 
 
+def test_a_win_rates_row_says_what_its_judge_says_of_a_against_b(tmp_path: Path) -> None:
+    """Once more the same test, so the correction does not count it twice."""
+    folders = [Fake(tuner=name, fractions=ENDS).write(tmp_path) for name in ("drtune", "refl")]
+    for folder, lift in zip(folders, (1.0, 0.0), strict=True):
+        _set_scores(folder, "reward_tiny-judge", lambda p, s, lift=lift: 10.0 * int(p) + s + lift)
+        _set_scores(folder, "reward_tiny-clip", lambda p, s: 3.0)
+        _set_scores(folder, "reward_tiny-pick", lambda p, s: 3.0)
+    runs = _runs(tmp_path)
+    rows = _figures(runs["drtune"], runs["refl"])
+    mine, judges = rows["winrate/tiny-judge"], rows["reward/tiny-judge"]
+    for field in ("rate", "p", "reading", "title"):
+        assert mine[field] == judges[field]
+    assert mine["p"] == "< 0.001"
+    assert paired.sign_test(16, 0) * 3 < 0.001
+    assert mine["difference"].text == "–"  # of two win rates against the base it would be no win rate of A over B
+
+
+def test_a_win_rate_by_each_runs_own_reward_model_compares_nothing(tmp_path: Path) -> None:
+    for name, weights in (("drtune", "aa"), ("refl", "bb")):
+        _edit(Fake(tuner=name, fractions=ENDS).write(tmp_path), lambda record, weights=weights: [
+            m.update(passport={"reward": {"name": "tiny-pick", "weights_sha256": weights}})
+            for m in record["metrics"] if m["name"] == "reward/tiny-pick"
+        ])  # fmt: skip
+    runs = _runs(tmp_path)
+    rows = _figures(runs["drtune"], runs["refl"])
+    assert (rows["winrate/tiny-pick"]["rate"].text, rows["winrate/tiny-pick"]["reading"]) == ("–", "")
+
+
 def test_a_lower_is_better_metric_is_won_by_the_lower_one(tmp_path: Path) -> None:
     folders = [Fake(tuner=name, fractions=ENDS).write(tmp_path) for name in ("drtune", "refl")]
     for folder, value in zip(folders, (1.0, 2.0), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,70 @@ def test_rewards_by_tuners_hold_what_each_was_trained_on(runs: Path) -> None:
     assert table["drtune"] == [pytest.approx(20.7), None]  # trained for tiny-pick: 20 + 2 * 0.35
     assert table["treereward"] == [None, pytest.approx(20.7)]
     assert table["base model"] == [20.0, 20.0]
+
+
+def _own_tree(weights: str, lift: float, level: float) -> Any:
+    """The tree of one run: its weights, the level of its scores and what tuning gained by it."""
+
+    def change(record: dict[str, Any]) -> None:
+        for m in record["metrics"]:
+            if m["name"] == "reward/tree":
+                m["passport"] = {"reward": {"name": "tree", "weights_sha256": weights}}
+                m["value"] = level + (lift if m["snapshot"] == "f100" else 0.0)
+                m["difference"] = {"value": lift, "ci_low": None, "ci_high": None} if m["snapshot"] == "f100" else None
+            if m["name"] == "winrate/tree":
+                m["passport"] = {"reward": {"name": "tree", "fitted_by": "each run itself"}, "against": "base"}
+
+    return change
+
+
+def test_scores_by_different_trees_are_never_averaged(runs: Path) -> None:
+    """Trees at levels 20 and 500 with gains of 0.1 and 0.3, and one of another tuner at level −7 that lost 0.2."""
+    for tuner, seed, weights, lift, level in (
+        ("treereward", 0, "aa", 0.1, 20.0), ("treereward", 1, "bb", 0.3, 500.0), ("branches", 0, "cc", -0.2, -7.0),
+    ):  # fmt: skip
+        run = Fake(tuner=tuner, seed=seed, reward="tree", judge_roles=ROLES, fractions=(0.0, 1.0))
+        folder = runs / run.suite / tuner / run.run_id
+        _with(folder if folder.is_dir() else run.write(runs), _own_tree(weights, lift, level))
+    found = rewards_by_tuners(_board(runs))
+    assert found is not None
+    assert found.head == ("tiny-pick ↑", "tree, gain over own base ↑")
+    table = {name: figures[1] for name, _, figures in found.rows}
+    assert table["treereward"].sort == pytest.approx(0.2)
+    assert (table["treereward"].text, table["treereward"].span) == ("+0.2000", "+0.1000 to +0.3000")
+    assert (table["branches"].text, table["branches"].span) == ("−0.2000", "")
+    assert (table["base model"].text, table["drtune"].text) == ("–", "–")
+    assert next(f[0].sort for name, _, f in found.rows if name == "base model") == 20.0  # one reward has one base
+
+
+def test_one_tree_alone_is_still_its_runs_own(runs: Path) -> None:
+    _with(runs / "coco-sample@1" / "treereward" / _tree_id(runs), _own_tree("aa", 0.1, 20.0))
+    found = rewards_by_tuners(_board(runs))
+    assert found is not None
+    assert found.head[1] == "tree, gain over own base ↑"
+
+
+def test_a_run_that_fitted_its_reward_never_says_that_it_was_trained_on_the_one_asked_for(tmp_path: Path) -> None:
+    """The reward that was asked for only judges: it is held out, and stands nowhere as what was trained on."""
+    roles = {"tree": "trained-on", "tiny-pick": "held-out"}
+    own = Fake(tuner="treereward", reward="tiny-pick", judge_roles=roles, fractions=(0.0, 1.0)).write(tmp_path)
+    _with(own, _own_tree("aa", 0.1, 20.0))
+    Fake(tuner="refl", reward="tiny-judge", judge_roles={"tiny-judge": "trained-on", "tiny-pick": "held-out"},
+         fractions=(0.0, 1.0)).write(tmp_path)  # fmt: skip
+    rewards = {run.tuner: run.trained_reward for run in read_runs(tmp_path)[0]}
+    assert rewards == {"treereward": "tree (its own)", "refl": "tiny-judge"}
+    site = build(tmp_path).parent
+    index = (site / "index.html").read_text("utf-8")
+    assert re.findall(r'data-tuner="(.*?)" data-reward="(.*?)"', index) == [
+        (name, rewards[name]) for name in re.findall(r'data-tuner="(.*?)"', index)
+    ]
+    assert "<td>tree (its own)</td>" in index
+    assert "<td>tiny-pick</td>" not in index
+    assert "trained reward tree (its own)" in (site / "runs" / f"{own.name}.html").read_text("utf-8")
+    for path in sorted((site / "data").glob("coco-*")):
+        assert "tree (its own)" in path.read_text("utf-8").replace("\\", ""), path
+    (board,) = (json.loads(p.read_text("utf-8")) for p in (site / "data").glob("*.json") if "schema" not in p.name)
+    assert {row["tuner"]: row["reward"] for row in board["rows"]} == rewards
 
 
 def test_suites_by_metrics_have_fid_clip_and_tifa(runs: Path) -> None:

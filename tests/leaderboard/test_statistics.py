@@ -91,6 +91,29 @@ def test_tuning_seeds_widen_what_is_said_and_give_a_floor(tmp_path: Path) -> Non
     assert not facts.notes
 
 
+@pytest.mark.parametrize("n_won", [6, 7])
+def test_what_is_below_the_noise_floor_is_not_told_apart_however_small_its_p(tmp_path: Path, n_won: int) -> None:
+    """The base's two noise seeds never tie, so the floor is t(15) · sqrt(1/4 / 32) = 18.8 points. Of 16 prompts 6 won
+    and 10 tied are 18.75 points with p = 2/64, 7 won are 21.9 points."""
+    folders = [Fake(tuner=name, held_out=rate).write(tmp_path) for name, rate in (("drtune", 0.7), ("refl", 0.6))]
+    for folder, won in zip(folders, (n_won, 0), strict=True):
+        path = folder / "scores" / "reward_tiny-judge__f100.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({**r, "value": 90.0 + (int(r["prompt_id"]) < won)}) + "\n" for r in rows))
+    facts = facts_of(tmp_path)
+    a, b = (folder.name for folder in folders)
+    pair = next(p for p in facts.pairs if (p.a, p.b) == (a, b))
+    assert pair.rate.value == pytest.approx(0.5 + n_won / 32)
+    assert pair.p_holm == pytest.approx(2 / 2**n_won)
+    assert pair.p_holm < 0.05
+    assert pair.floor == pytest.approx(2.1314 * (1 / 4 / 32) ** 0.5, abs=1e-4)
+    told = n_won == 7
+    assert pair.told_apart == told
+    assert facts.places == ({a: (1, 1), b: (2, 2)} if told else {a: (1, 2), b: (1, 2)})
+    assert facts.groups == (((a,), (b,), (BASE,)) if told else ((a, b), (BASE,)))
+    assert [(need.a, need.b, need.more_seeds) for need in facts.needs] == ([] if told else [(a, b, None)])
+
+
 def test_a_judge_that_declares_a_tolerance_has_ties(tmp_path: Path) -> None:
     for name in ("drtune", "refl"):
         path = Fake(tuner=name).write(tmp_path) / "record.json"

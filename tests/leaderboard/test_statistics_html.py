@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from leaderboard.board_view import board_chart
 from leaderboard.budget_curves import CurvePoint, Hacking, Span, profiles
+from leaderboard.compare_page import pairs_of
 from leaderboard.read import read_runs
 from leaderboard.statistics import board_facts
 from leaderboard.statistics_html import board_statistics_html, hacking_text, places_text, profiles_html
@@ -62,6 +65,35 @@ def test_everything_is_said(tmp_path: Path) -> None:
     assert not re.search(r"https?://", text)
     assert "None" not in text
     assert "nan" not in text.replace("dominant", "")
+
+
+def test_a_pair_that_is_grey_has_no_mark_and_no_place_of_its_own(tmp_path: Path) -> None:
+    for folder, won in ((Fake(held_out=0.7).write(tmp_path), 6), (Fake(tuner="refl", held_out=0.6).write(tmp_path), 0)):
+        path = folder / "scores" / "reward_tiny-judge__f100.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({**r, "value": 90.0 + (int(r["prompt_id"]) < won)}) + "\n" for r in rows))
+    text = html_of(tmp_path)
+    ((kind, figure),) = re.findall(r'class="num pair ([^"]*)" title="drtune over refl: [^"]*below the noise floor">'
+                                   r'<span class="figure">([^<]*)<', text)  # fmt: skip
+    assert (kind, figure) == ("noise", "69")
+    assert "drtune · refl" in text
+    assert re.findall(r'<td class="num" data-v="\d">([^<]*)</td>\s*<th', text) == ["1–2", "1–2"]
+
+
+def test_rows_that_nothing_tells_apart_have_no_numbers_that_look_like_places(tmp_path: Path) -> None:
+    for name, rate in (("drtune", 0.6), ("refl", 0.59)):
+        Fake(tuner=name, held_out=rate, fractions=(0.0, 1.0)).write(tmp_path)
+    (board,) = boards(read_runs(tmp_path)[0])
+    facts = board_facts(board, None)
+    assert list(facts.places.values()) == [(1, 2), (1, 2)]
+    text = html_of(tmp_path)
+    assert re.findall(r'<abbr title="(.*?)">(.*?)</abbr>', text) == [
+        ("drtune", "A"), ("refl", "B"), ("base model (tiny-sd)", "base"),
+    ]  # fmt: skip
+    assert re.findall(r'<span class="place">(.*?)</span> (.*?)</th>', text) == [("A", "drtune"), ("B", "refl")]
+    assert re.findall(r">(\d\.? (?:drtune|refl))<", text + str(board_chart(board, facts))) == []
+    (pair,) = pairs_of(board)
+    assert not re.search(r"\d", pair.why)
 
 
 def test_a_name_is_hostile_text(tmp_path: Path) -> None:
