@@ -33,7 +33,6 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
 def status(names: Sequence[str], model: str | None, reward: str | None, suite: str | None, json: bool) -> int:
     """Say of published weights whether they are found, missing or wrong, and how to get them; exit 1 if any is not
     right. Without names: all that TuneBench knows."""
-    from bench.assets.catalogue import size_text
     from bench.assets.states import state
     from bench.cli._output import print_json, print_table
 
@@ -46,7 +45,7 @@ def status(names: Sequence[str], model: str | None, reward: str | None, suite: s
         print_table(
             ("asset", "state", "from", "revision", "size", "licence", "where, or what to do"),
             [(s.asset.name, s.state, s.asset.source, s.asset.revision[:12] or "unpinned",
-              size_text(s.asset.bytes), s.asset.licence, s.folder if s.state == "found" else s.todo) for s in found],
+              s.asset.size, s.asset.licence, s.folder if s.state == "found" else s.todo) for s in found],
         )  # fmt: skip
         for s in found:
             if s.state == "wrong":

@@ -106,6 +106,28 @@ def test_a_suite_needs_its_reward_its_judges_and_its_metrics(capsys: pytest.Capt
     assert assets_of(capsys, "--suite", "hpsv2-400", "--model", "tiny-sd") == []
 
 
+def test_sizes_are_figures_or_say_who_tells_them(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench.assets import find
+
+    assert main(["assets", "status"]) == 1
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert not [line for line in lines.values() if "unknown" in line]
+    for name, size in (("sd15", "4.27 GB"), ("sdxl", "13.9 GB"), ("clip-h14", "3.94 GB"), ("lpips-alex", "6.01 kB")):
+        assert size in lines[name]
+    assert "told by the hub before a fetch" in lines["blip2"]
+    assert "told by pip before a fetch" in lines["lpips-alexnet"]
+    # what no file of it states is shown, and no file is checked against it
+    assert find("sdxl").files == ()
+
+
+def test_every_asset_is_needed_by_something_or_by_a_path_that_a_user_gives() -> None:
+    from bench.assets import catalogue
+
+    unused = {name for name, asset in catalogue().items() if not asset.used_by}
+    # --vqa takes a folder of the larger reader; RealignDiff's second stage takes folders of its detector and its masks
+    assert unused == {"blip-vqa-capfilt-large", "grounding-dino", "sam"}
+
+
 def test_fetch_then_found(tmp_path: Path) -> None:
     hub = Hub({"xswu/HPSv2": dict(HPS)}, pieces=[120_000])
     env = {"HF_ENDPOINT": hub.url, "XDG_CACHE_HOME": str(tmp_path / "c"), "HF_HUB_CACHE": str(tmp_path / "hub")}
