@@ -20,7 +20,6 @@ data = click.option("--data", type=click.Path(path_type=Path), envvar="TUNEBENCH
                     help="Folder of the published prompt files.")  # fmt: skip
 
 
-
 def _device_name(context: click.Context, option: click.Parameter, name: str) -> str:
     from bench.engine.devices import check_name
 
