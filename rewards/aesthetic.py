@@ -22,7 +22,7 @@ from bench.assets.files import sha256_of
 from bench.core.errors import UserError
 from bench.core.identity import digest
 from rewards.checkpoints import read_checkpoint
-from rewards.clip import L14, ClipReward
+from rewards.clip import L14, PUBLISHED, ClipReward
 
 ALARM = 10.0
 """The end of the raters' scale."""
@@ -54,8 +54,7 @@ class AestheticReward(ClipReward):
         self.weight = weight.to(self.device)
         size = float(weight.norm())
         self.value_range = (self.bias - size, self.bias + size)
-        self.unit = "points, nominally 1 to 10"
-        self.cost_gmac = 81
+        self.unit, self.cost_gmac = PUBLISHED["aesthetic"].unit, PUBLISHED["aesthetic"].cost_gmac
 
     def compare(self, image_features: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         features = image_features.to(self.device)

@@ -48,6 +48,9 @@ class BlipItm(Reward):
 
     family = "BLIP"
     licence = "BSD-3-Clause"
+    unit = UNITS["probability"]
+    value_range: tuple[float, float] | None = (0.0, 1.0)
+    input_px = 384
     cost_gmac = 65.0
 
     def __init__(self, folder: Path, form: str = "probability", device: str = "cpu") -> None:
@@ -59,7 +62,7 @@ class BlipItm(Reward):
         self.device = torch.device(device)
         self.preprocess = Squash.read(folder)
         self.input_px = self.preprocess.input_px
-        self.value_range = (0.0, 1.0) if form == "probability" else None
+        self.value_range = BlipItm.value_range if form == "probability" else None
         self.weights_sha256 = whole_weights(self.name, folder)
         self._folder = folder
 

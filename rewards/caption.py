@@ -245,7 +245,7 @@ def _weights(name: str, folder: Path) -> str:
 # -- published models
 
 
-def blip2_caption(device: str = "cpu") -> Reward:
+def blip2_caption(device: str = "cpu") -> Blip2Caption:
     """Log-likelihood of the prompt given the image under BLIP-2: the caption reward, differentiable."""
     return Blip2Caption(need("blip2"), device)
 
@@ -255,7 +255,7 @@ def blip2_caption_cosine(device: str = "cpu") -> Blip2CaptionCosine:
     return Blip2CaptionCosine(need("blip2"), need("blip2-itm"), device)
 
 
-def blip(device: str = "cpu") -> Reward:
+def blip(device: str = "cpu") -> BlipCosine:
     """Cosine of image and prompt under BLIP's contrastive head: the reward that the caption reward is compared with."""
     return BlipCosine(need("blip-itm"), device)
 

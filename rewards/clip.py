@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -35,28 +35,54 @@ L14 = "ViT-L/14"
 """Family of OpenAI's large CLIP: CLIPScore-L and the aesthetic score."""
 
 
+
+@dataclass(frozen=True)
+class Facts:
+    """What a published CLIP reward is, weights or not; each in the words of ``bench.core.contract.Reward``."""
+
+    form: Form
+    family: str
+    unit: str
+    cost_gmac: float
+    """Of the image tower."""
+    value_range: tuple[float, float] | None = None
+    """None: unbounded, or known from the weights only."""
+    input_px: int = 224
+
+
+_COSINE = (-1.0, 1.0)
+PUBLISHED: Mapping[str, Facts] = {
+    "hps-v2.1": Facts("cosine", H14, "cosine (tables print 100 times it)", 167, _COSINE),
+    "hps-v2": Facts("cosine", H14, "cosine (tables print 100 times it)", 167, _COSINE),
+    "pickscore": Facts("pickscore", H14, "exp(logit_scale) * cosine", 167),
+    "clip-h14": Facts("cosine", H14, "cosine", 167, _COSINE),
+    "clip-l14": Facts("cosine", L14, "cosine", 81, _COSINE),
+    "aesthetic": Facts("linear", L14, "points, nominally 1 to 10", 81),
+}
+
+
 def clip_h14(device: str = "cpu") -> ClipReward:
     """Cosine of image and prompt under LAION's CLIP ViT-H/14: the CLIPScore of DRTune (0.36 to 0.39 after tuning)."""
-    return _published("clip-h14", "cosine", H14, device, gmac=167)
+    return _published("clip-h14", device)
 
 
 def clip_l14(device: str = "cpu") -> ClipReward:
     """Cosine of image and prompt under OpenAI's CLIP ViT-L/14: TreeReward's CLIP score, which it prints times 100."""
-    return _published("clip-l14", "cosine", L14, device, gmac=81)
+    return _published("clip-l14", device)
 
 
 def pickscore(device: str = "cpu") -> ClipReward:
     """PickScore v1 (arXiv 2305.01569), exp(logit_scale) * cosine, 20 to 25; DRTune prints the bare cosine (0.25)."""
-    return _published("pickscore", "pickscore", H14, device, gmac=167, processor=need("clip-h14-processor"))
+    return _published("pickscore", device, processor=need("clip-h14-processor"))
 
 
-def _published(
-    name: str, form: Form, family: str, device: str, *, gmac: float, processor: Path | None = None
-) -> ClipReward:
+def _published(name: str, device: str, *, processor: Path | None = None) -> ClipReward:
+    facts = PUBLISHED[name]
     reward = ClipReward(
-        need(name), name, form, family=family, licence=find(name).licence, device=device, processor=processor
-    )
-    reward.cost_gmac = gmac
+        need(name), name, facts.form, family=facts.family, licence=find(name).licence, device=device,
+        processor=processor,
+    )  # fmt: skip
+    reward.cost_gmac = facts.cost_gmac
     return reward
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import typing
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,18 @@ def registered(name: str) -> str:
     'objectness'
     """
     return name.partition("(")[0]
+
+
+def class_of(name: str) -> type[Reward]:
+    """The class of a registered reward, or what its function says it returns: no weights are loaded."""
+    made = registry.load("rewards", registered(name))
+    made = made if isinstance(made, type) else typing.get_type_hints(made).get("return")
+    return made if isinstance(made, type) and issubclass(made, Reward) else Reward
+
+
+def check_arguments(name: str) -> None:
+    """Raises UserError for an argument that the reward does not have, or that is no number where it takes one."""
+    _arguments(name, registry.load("rewards", registered(name)))
 
 
 def canonical(text: str) -> str:

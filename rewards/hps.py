@@ -21,13 +21,11 @@ from typing import Any
 from bench.assets import find, need
 from bench.core.errors import UserError
 from rewards.checkpoints import read_checkpoint
-from rewards.clip import H14, ClipReward
+from rewards.clip import PUBLISHED, ClipReward
 from rewards.open_clip import clip_model
 from rewards.preprocess import Letterbox, choose
 
 PIXELS = 224
-GMAC = 167
-"""Of ViT-H/14's image tower."""
 
 
 def hps_v21(device: str = "cpu", shift: str = "no", resize: str = "antialiased") -> ClipReward:
@@ -43,17 +41,16 @@ def hps_v2(device: str = "cpu", shift: str = "no", resize: str = "antialiased") 
 def _hps(name: str, device: str, shift: str, resize: str) -> ClipReward:
     if resize not in ("antialiased", "plain"):
         raise UserError(f"reward {name!r}: resize = {resize!r}", valid="antialiased, plain")
-    asset = find(name)
+    asset, facts = find(name), PUBLISHED[name]
     folder, processor = need(name), need("clip-h14-processor")
     file = folder / asset.files[0].path
     preprocess = choose(name, Letterbox(PIXELS, antialias=resize == "antialiased"), shift)
     full = name + ("-plain" if resize == "plain" else "") + ("-shift" if shift == "random" else "")
     reward = ClipReward(
-        folder, full, "cosine", family=H14, licence=asset.licence, device=device, processor=processor,
+        folder, full, facts.form, family=facts.family, licence=asset.licence, device=device, processor=processor,
         preprocess=preprocess, weights=[file], load=functools.partial(_load, file, name),
     )  # fmt: skip
-    reward.unit = "cosine (tables print 100 times it)"
-    reward.cost_gmac = GMAC
+    reward.unit, reward.cost_gmac = facts.unit, facts.cost_gmac
     return reward
 
 

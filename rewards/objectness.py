@@ -55,6 +55,7 @@ class Objectness(Reward):
     licence = "Apache-2.0"
     unit = "highest detection score"
     value_range = (0.0, 1.0)
+    input_px = 768
     cost_gmac = 52.0
 
     def __init__(self, folder: Path, class_: str = CLASS, device: str = "cpu") -> None:

@@ -67,6 +67,9 @@ def recipe(name: str) -> Recipe:
     Raises:
         UserError: unknown name, with the closest; a file that is not there or no recipe.
     """
+    if not name.endswith(".toml") and ("/" in name or Path(name).is_file()):
+        raise UserError(f"the recipe file {name} does not end in .toml", valid=_FORM,
+                        hint=f"--recipe {Path(name).with_suffix('.toml')}")  # fmt: skip
     if not name.endswith(".toml") and name not in names():
         raise unknown_name("recipe", name, names(), "bench list recipes")
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"

@@ -12,11 +12,10 @@ from typing import Any, Literal, get_args
 
 from bench.core.errors import UserError, unknown_name
 
-Layout = Literal["diffusers-pipeline", "diffusers-model", "transformers", "files"]
+Layout = Literal["diffusers-pipeline", "transformers", "files"]
 """What makes a folder complete.
 
 - ``diffusers-pipeline``: ``model_index.json`` and every component that it names.
-- ``diffusers-model``: ``config.json`` and ``diffusion_pytorch_model.safetensors``.
 - ``transformers``: ``config.json`` and weights, whole or in shards, as safetensors or as a pickle.
 - ``files``: exactly the files that the catalogue lists.
 """
@@ -52,6 +51,8 @@ class Asset:
     """The package of the index that carries it, if one does."""
     files: tuple[AssetFile, ...] = ()
     """For the layout ``files`` all of them; for others those whose size or digest is known."""
+    weights_bytes: int = 0
+    """What is fetched of it, as public listings state; shown and never checked. 0 is not known."""
     other_repos: tuple[str, ...] = ()
     """Names under which the repository was known before."""
     other_folders: tuple[str, ...] = ()
@@ -66,8 +67,13 @@ class Asset:
 
     @property
     def bytes(self) -> int:
-        """What is known of its size."""
-        return sum(file.bytes for file in self.files)
+        """What is known of its size; 0 is not known."""
+        return sum(file.bytes for file in self.files) or self.weights_bytes
+
+    @property
+    def size(self) -> str:
+        """``1.97 GB``, or who tells it."""
+        return size_text(self.bytes) if self.bytes else f"told by {'pip' if self.package else 'the hub'} before a fetch"
 
     @property
     def pin(self) -> str:

@@ -19,6 +19,16 @@ edition = click.option("--edition", help="sample (embedded) or full (the publish
 data = click.option("--data", type=click.Path(path_type=Path), envvar="TUNEBENCH_DATA", show_envvar=True,
                     help="Folder of the published prompt files.")  # fmt: skip
 
+
+def _device_name(context: click.Context, option: click.Parameter, name: str) -> str:
+    from bench.engine.devices import check_name
+
+    check_name(name)
+    return name
+
+
+device = click.option("--device", default="auto", show_default=True, callback=_device_name, help="cpu, cuda, or auto.")
+
 _JUDGING = (
     click.option("--judges", help="Rewards to judge the images with, with commas, in place of the suite's judges."),
     click.option("--vqa", type=click.Path(path_type=Path), help="Folder of the VQA model that TIFA asks."),

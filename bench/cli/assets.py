@@ -17,7 +17,7 @@ _ASKED = (
     click.argument("names", nargs=-1),
     click.option("--model", help="What this base model needs."),
     click.option("--reward", help="What this reward expression needs."),
-    click.option("--suite", help="What the metrics of this suite's full edition need."),
+    click.option("--suite", help="What its full edition needs: reward, judges, metrics."),
 )
 
 
@@ -33,7 +33,6 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
 def status(names: Sequence[str], model: str | None, reward: str | None, suite: str | None, json: bool) -> int:
     """Say of published weights whether they are found, missing or wrong, and how to get them; exit 1 if any is not
     right. Without names: all that TuneBench knows."""
-    from bench.assets.catalogue import size_text
     from bench.assets.states import state
     from bench.cli._output import print_json, print_table
 
@@ -46,7 +45,7 @@ def status(names: Sequence[str], model: str | None, reward: str | None, suite: s
         print_table(
             ("asset", "state", "from", "revision", "size", "licence", "where, or what to do"),
             [(s.asset.name, s.state, s.asset.source, s.asset.revision[:12] or "unpinned",
-              size_text(s.asset.bytes), s.asset.licence, s.folder if s.state == "found" else s.todo) for s in found],
+              s.asset.size, s.asset.licence, s.folder if s.state == "found" else s.todo) for s in found],
         )  # fmt: skip
         for s in found:
             if s.state == "wrong":
@@ -85,32 +84,74 @@ def fetch(names: Sequence[str], model: str | None, reward: str | None, suite: st
 
 
 def _chosen(names: Sequence[str], model: str | None, reward: str | None, suite: str | None) -> list[Asset]:
-    """The assets that were named or are needed by what was; all where nothing was named."""
+    """The assets that were named or are needed by what was; all where nothing was named.
+
+    Raises:
+        UserError: a name that nobody has, with the closest; a repository of the hub that is not in the catalogue.
+    """
     from bench.assets import catalogue, find, needed
 
     if not (names or model or reward or suite):
         return list(catalogue().values())
-    models = {(model or "").partition("=")[0]}
+    wanted = [find(name) for name in names]
     rewards: set[str] = set()
     metrics: set[str] = set()
-    if reward:
-        from rewards.expression import registered, terms
-
-        rewards |= {registered(name) for name in terms(reward).names}
+    if model:
+        wanted += _of_model(model)
     if suite:
-        metrics |= set(_metrics(suite))
-    wanted = [find(name) for name in names]
-    wanted += needed(models=models, rewards=rewards, metrics=metrics)
+        metrics, rewards = _of_suite(suite, model or "")
+    if reward:
+        from rewards.expression import parse, registered
+
+        rewards |= {registered(name) for _, name in parse(reward)}
+    wanted += needed(rewards=rewards, metrics=metrics)
     return list({asset.name: asset for asset in wanted}.values())
 
 
-def _metrics(name: str) -> Sequence[str]:
-    """The metrics of a suite's full edition, read from its card: its prompts need not be here."""
+def _of_model(model: str) -> list[Asset]:
+    """What ``--model`` of a run needs: nothing for a folder, the catalogue's entry for a name or a hub id."""
+    from bench.assets import catalogue, needed
+    from bench.core.errors import UserError
+    from bench.diffusion.sources import find_source
+
+    source = find_source(model)
+    name, _, folder = model.partition("=")
+    if folder or (source.is_folder and name != source.name):
+        return []
+    if "/" not in name:
+        return needed(models=[name])
+    repo, _, commit = name.partition("@")
+    for asset in catalogue().values():
+        is_it = repo in (asset.repo, *asset.other_repos) and commit in ("", asset.revision)
+        if is_it and asset.layout == "diffusers-pipeline":
+            return [asset]
+    at = f" --revision {commit}" if commit else ""
+    pipelines = [a.repo for a in catalogue().values() if a.layout == "diffusers-pipeline"]
+    raise UserError(
+        f"{name} is not in the catalogue of published weights: any diffusers pipeline of the hub can be tuned, but "
+        "is fetched by the hub's own command",
+        valid=", ".join(pipelines) + ", each at its pinned revision",
+        hint=f"hf download {repo}{at} --local-dir FOLDER, then --model FOLDER",
+    )
+
+
+def _of_suite(name: str, model: str) -> tuple[set[str], set[str]]:
+    """(metrics, rewards) of a run on a suite's full edition with a base model beyond the tiny world: its metrics, its
+    reward and, where rewards judge, the published judges. Read from its card: its prompts need not be here."""
     import suites
     from bench.core import registry
+    from bench.core.judging import world_of
+    from bench.metrics.panel import PREFERENCE_JUDGES
+    from rewards.expression import registered, terms
     from suites._card import names, settings
 
     base, variant = suites.resolve(name)
     registry.find("suites", base)
     # what the suite of another package needs is in that package's own documentation
-    return list(settings(base, "full", variant)[1]["metrics"]) if base in names() else []
+    if base not in names() or world_of(model, "full") == "tiny":
+        return set(), set()
+    table = settings(base, "full", variant)[1]
+    table = {**table, **table.get("scale", {})}
+    metrics = set(table["metrics"])
+    rewards = {registered(term) for term in terms(table["reward"]).names}
+    return metrics, rewards | (set(PREFERENCE_JUDGES["published"]) if "rewards" in metrics else set())

@@ -26,7 +26,7 @@ from bench.cli import _options as o
 @click.option("--model", default="", help="Base model for the win rate. Default: the suite's; 'none' for no win rate.")
 @click.option("--resolution", type=click.IntRange(8, 8192),
               help="Crop each image to its middle square, resize it to N x N; needed where sizes differ.")  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@o.device
 @o.judging_options
 @o.runs
 @o.as_json

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, an .npz.")
 @click.option("--features/--no-features", default=None,
               help="Keep every picture's features, for KID and CMMD. Default: of up to 20,000 pictures.")  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@o.device
 @o.as_json
 def build(folder: Path, protocol: str, out: Path, features: bool | None, device: str, json: bool) -> int:
     """Compute the statistics of all pictures of FOLDER; every picture is checked before anything is computed.
@@ -40,13 +40,12 @@ def build(folder: Path, protocol: str, out: Path, features: bool | None, device:
     content = references.check_pictures(paths)
     made = _already(out, protocol, content, features)
     if made is None:
-        import torch
-
+        from bench.engine.devices import resolve
         from bench.metrics.extractors import load_extractor
 
-        where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        network = load_extractor(protocol, resolve(device))
         with Progress(quiet=json).stage(f"{protocol} of {folder}", len(paths), "pictures") as stage:
-            made = references.build(folder, load_extractor(protocol, where), keep_features=features,
+            made = references.build(folder, network, keep_features=features,
                                     advance=lambda n: stage.advance(n, ""))  # fmt: skip
         references.write_reference(out, made)
     else:

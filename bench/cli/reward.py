@@ -43,7 +43,7 @@ folder that it writes is the reward tree(folder=NAME) when it lies in TUNEBENCH_
 @click.option("--frozen", type=float, default=-1.0,
               help="Share of the backbone's layers that stay as they are. Default: 0.7 of BLIP, else 0.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of new weights and of the order of votes.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@o.device
 @click.option("--checkpoint-every", "checkpoint_s", type=float, default=120.0, show_default=True,
               help="Seconds between two checkpoints of the fit.")  # fmt: skip
 @o.as_json
@@ -52,20 +52,17 @@ def tree(
     micro_batch: int, lr: float, trunk_lr: float, frozen: float, seed: int, device: str, checkpoint_s: float,
     json: bool,
 ) -> int:  # fmt: skip
-    import torch
-
     from bench.assets import need
     from bench.cli._output import print_json, print_table
-    from bench.core.errors import UserError
+    from bench.engine.devices import resolve
     from bench.engine.progress import Progress
     from bench.trees.dimensions import DIMENSIONS
     from bench.trees.training import Training, train_tree
+    from bench.trees.votes import read_votes
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise UserError(f"--device {device}: this Python sees no such device",
-                        valid="cpu, auto, or cuda where there is one")  # fmt: skip
+    device = resolve(device)
+    # a mistake in the votes is told before weights are asked for
+    read_votes(votes, images)
     backbone = backbone or str(need("blip-itm"))
     card = train_tree(Training(
         votes, backbone, out, images, structure, steps, batch, micro_batch, lr, trunk_lr, frozen, seed, device,

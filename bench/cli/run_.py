@@ -30,7 +30,7 @@ N_WRITERS = 16
 @click.option("--wait", is_flag=True, help="Wait for jobs of a cluster and report as for local runs.")
 @click.option("--dry-run", is_flag=True, help="Print what would be started, where and for how long; start nothing.")
 @o.config
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@o.device
 @click.option("--retry-failed", is_flag=True, help="Run failed ones again.")
 @o.execution_options
 @o.as_json
@@ -56,12 +56,15 @@ def run(
     from bench.core.errors import UserError
     from bench.diffusion.execution import Execution
     from bench.diffusion.sources import find_source
+    from bench.engine import devices
     from bench.engine.options import Options
     from bench.engine.plan import make_plan
 
     options = o.filled(options)
     options["settings"], where = o.split_settings(options["settings"])
     launch = _launcher(launcher, where, jobs=jobs, config=config, wait=wait)
+    if launch.here and device.startswith("cuda"):
+        devices.resolve(device)
     plan = make_plan(Options(**options))
     runs: Path = options["runs"]
     try:

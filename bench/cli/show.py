@@ -93,16 +93,62 @@ def _schema(name: str) -> dict[str, Any]:
 
 
 def _reward(name: str) -> dict[str, Any]:
+    """What a reward is; where its weights are not here, what its class and the catalogue say of it."""
+    from bench.core.errors import UserError
     from rewards.expression import load_reward
 
-    reward = load_reward(name, "cpu", prepare=False)
+    try:
+        reward = load_reward(name, "cpu", prepare=False)
+    except UserError:
+        if (facts := _without_weights(name)) is None:
+            raise
+        return {**facts, "summary": _summary(name) or facts["summary"]}
+    weights = "here" if reward.weights_sha256 else "none"
+    facts = _facts(reward, type(reward))
+    return {**facts, "name": reward.name, "summary": _summary(name) or facts["summary"],
+            "weights_sha256": reward.weights_sha256, "weights": weights}  # fmt: skip
+
+
+def _facts(of: Any, cls: type[Any]) -> dict[str, Any]:
+    """Args: of: a reward, or a class of rewards."""
     return {
-        "name": reward.name, "summary": (type(reward).__doc__ or "").strip().splitlines()[0],
-        "differentiable": reward.differentiable, "direction": "minimise" if reward.minimise else "maximise",
-        "family": reward.family, "unit": reward.unit, "licence": reward.licence,
-        "weights_sha256": reward.weights_sha256, "input_px": reward.input_px or None,
-        "range": reward.value_range, "cost_gmac": reward.cost_gmac or None,
+        "name": "", "summary": (cls.__doc__ or "").strip().splitlines()[0],
+        "differentiable": of.differentiable, "direction": "minimise" if of.minimise else "maximise",
+        "family": of.family, "unit": of.unit, "licence": of.licence, "weights_sha256": None,
+        "input_px": of.input_px or None, "range": of.value_range, "cost_gmac": of.cost_gmac or None,
     }  # fmt: skip
+
+
+def _without_weights(name: str) -> dict[str, Any] | None:
+    """The facts of one reward as published; None where it is a sum, or where it is not weights that it lacks."""
+    from bench.assets import find, locate, needed
+    from rewards.clip import PUBLISHED
+    from rewards.expression import check_arguments, class_of, parse, registered
+
+    terms = parse(name)
+    base = registered(terms[0][1])
+    lacking = [asset for asset in needed(rewards=[base]) if locate(asset) is None]
+    if not lacking or len(terms) > 1 or terms[0][0] != 1:
+        return None
+    check_arguments(terms[0][1])
+    facts = _facts(class_of(base), class_of(base))
+    published = PUBLISHED.get(base)
+    if published is not None:
+        licence = find("aesthetic-v2" if base == "aesthetic" else base).licence
+        facts |= {"family": published.family, "unit": published.unit, "licence": licence,
+                  "input_px": published.input_px, "range": published.value_range,
+                  "cost_gmac": published.cost_gmac}  # fmt: skip
+    names = ", ".join(f"{asset.name} ({asset.size})" for asset in lacking)
+    return {**facts, "name": terms[0][1], "weights": f"missing: {names}; bench assets fetch --reward {base}"}
+
+
+def _summary(name: str) -> str:
+    """The first line of what is registered, as ``bench list rewards`` has it; "" for a sum."""
+    from bench.core import registry
+    from rewards.expression import parse, registered
+
+    terms = parse(name)
+    return registry.find("rewards", registered(terms[0][1])).summary if len(terms) == 1 else ""
 
 
 def _print(value: Any, indent: int = 0) -> None:

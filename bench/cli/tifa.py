@@ -19,7 +19,7 @@ from bench.cli import _options as o
 @o.edition
 @o.data
 @click.option("--limit", type=int, help="Only the first N prompts.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@o.device
 @o.as_json
 def questions(
     suite_name: str, llm: Path, filter_: Path | None, out: Path, edition: str, data: Path | None, limit: int | None,
@@ -38,16 +38,15 @@ def questions(
     base, variant = suites.resolve(suite_name)
     suite = registry.load("suites", base)(edition, variant=variant, data_dir=data, limit=limit)
 
-    import torch
-
     from bench.cli._output import print_json
+    from bench.engine.devices import resolve
     from bench.engine.progress import Progress
     from bench.metrics.question_making import LanguageModel, make_questions
     from bench.store import atomic
 
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    writer = LanguageModel(llm, where)
-    check = LanguageModel(filter_, where) if filter_ else None
+    device = resolve(device)
+    writer = LanguageModel(llm, device)
+    check = LanguageModel(filter_, device) if filter_ else None
     with Progress(quiet=json).stage("questions", len(suite.prompts), "prompts") as stage:
         made = make_questions(suite.prompts, writer, check, lambda n: stage.advance(n, ""))
     if not made.rows:

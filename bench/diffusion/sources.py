@@ -14,7 +14,7 @@ from typing import Any
 from bench.assets import Asset, catalogue, locate
 from bench.assets.places import is_at_pin
 from bench.core import registry
-from bench.core.errors import UserError
+from bench.core.errors import UserError, unknown_name
 from bench.core.identity import digest, file_sha256
 from bench.core.types import SamplerSpec
 from bench.tiny import weights_dir
@@ -187,13 +187,17 @@ def sd35_medium_no_t5() -> ModelSource:
 def find_source(name_or_folder: str, *, revision: str | None = None) -> ModelSource:
     """A registered model by name, any folder in a pipeline's layout, or any repository of the hub by its id.
 
-    ``NAME=FOLDER`` is the registered model read from a local folder (its tuning defaults stay); ``ORG/NAME@COMMIT``
-    pins a repository.
+    ``NAME=FOLDER`` is the registered model read from a local folder (its tuning defaults stay), ``ORG/NAME=FOLDER`` a
+    copy of that repository; ``ORG/NAME@COMMIT`` pins a repository.
 
     Raises:
         UserError: neither a name, a folder with a ``model_index.json`` nor an id; or a pipeline that we cannot tune.
     """
-    name, _, folder = name_or_folder.partition("=")
+    name, sign, folder = name_or_folder.partition("=")
+    if Path(name_or_folder, "model_index.json").is_file():
+        name = name_or_folder  # a folder's name may hold the sign
+    elif sign:
+        return _named_folder(name, folder, revision)
     here = Path(name, "model_index.json").is_file()
     repository, _, commit = name.partition("@")
     if not here and _HUB_ID.fullmatch(repository) and not name.startswith(".") and not Path(name).exists():
@@ -203,12 +207,34 @@ def find_source(name_or_folder: str, *, revision: str | None = None) -> ModelSou
         _need_layout(Path(name))
     else:
         source = registry.load("models", name)()
-        if not folder and revision in (None, source.pinned):
+        if revision in (None, source.pinned):
             source = _located(source)
-    if folder:
-        _need_layout(Path(folder))
-        source = replace(source, location=folder, pinned="")
     source = replace(source, pinned=revision) if revision is not None else source
+    source.pipeline_class()
+    return source
+
+
+def _named_folder(name: str, folder: str, revision: str | None) -> ModelSource:
+    """``NAME=FOLDER``. Raises UserError that says which of both is wrong, and what else is."""
+    known = registry.entries("models")
+    repository = name.partition("@")[0]
+    is_id = bool(_HUB_ID.fullmatch(repository)) and not name.startswith(".")
+    if known and name not in known and not is_id:
+        err = unknown_name("model", name, known, "bench list models")
+        here = Path(folder, "model_index.json").is_file()
+        raise UserError(
+            f"--model {name}={folder}: {err.problem}, and NAME=FOLDER is for a registered model's own files"
+            + ("" if here else f"; nor does {folder} hold a diffusion pipeline"),
+            valid=err.valid, hint=f"--model {folder}, which a folder alone is" if here else err.hint,
+        )  # fmt: skip
+    if is_id:
+        source = ModelSource(name=repository.rpartition("/")[2], location=repository)
+    else:
+        source = registry.load("models", name)()
+    if not folder:
+        raise UserError(f"--model {name}= names no folder", hint=f"--model {name}, or --model {name}=FOLDER")
+    _need_layout(Path(folder))
+    source = replace(source, location=folder, pinned=revision or "")
     source.pipeline_class()
     return source
 
@@ -228,7 +254,7 @@ def _located(source: ModelSource) -> ModelSource:
 def _need_layout(folder: Path) -> None:
     if not (folder / "model_index.json").is_file():
         raise UserError(
-            f"{folder} holds no diffusion pipeline",
+            f"{folder} holds no diffusion pipeline" if folder.is_dir() else f"there is no folder {folder}",
             valid="a folder with model_index.json and the parts that it names: unet/ or transformer/, vae/, "
             "text_encoder/, tokenizer/, scheduler/",
             hint="bench list models",

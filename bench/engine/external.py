@@ -38,6 +38,7 @@ from bench.diffusion.models import BaseModel
 from bench.diffusion.sources import find_source
 from bench.engine import imaging, scoring
 from bench.engine.attempt import provenance
+from bench.engine.devices import resolve
 from bench.engine.images_elsewhere import decode, read_index
 from bench.engine.progress import Progress
 from bench.metrics.images import read_folder, write_index
@@ -123,16 +124,6 @@ def _check_name(name: str) -> None:
         raise UserError(f"--name {name!r} is a tuner's", valid="the name of whatever made the images")
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
-        raise UserError(
-            f"--device {name}: this Python sees no such device", valid="cpu, auto, or cuda where there is one"
-        )
-    return name
-
-
 def _spec(request: Request, images_digest: str) -> RunSpec:
     """The suite's own conditions; the images are part of the identity, so other images are another run."""
     s = request.suite.spec
@@ -159,7 +150,7 @@ def _prepare(folder: RunFolder, spec: RunSpec, request: Request) -> None:
     atomic.write_jsonl(folder.root / "questions.jsonl", [dataclasses.asdict(q) for q in suite.questions])
     atomic.write_jsonl(folder.root / "train.jsonl", [])  # nothing was tuned
     atomic.write_json(folder.request_path, {
-        "external": True, "device": _device(request.device), "command": request.command,
+        "external": True, "device": resolve(request.device), "command": request.command,
         "model": None if request.model == NO_MODEL else _model_of(request),
         "n_threads": find_source(_model_of(request)).n_threads or torch.get_num_threads(),
         "score_threads": torch.get_num_threads(), "judging": dataclasses.asdict(request.judging),

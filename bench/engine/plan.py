@@ -8,7 +8,6 @@ import functools
 import importlib.metadata
 import inspect
 import itertools
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core import registry
 from bench.core.afford import shortfalls
 from bench.core.budget import Budget
-from bench.core.contract import Reward, Setup, Tuner, changed_settings, make_config
+from bench.core.contract import Setup, Tuner, changed_settings, make_config
 from bench.core.errors import UserError, unknown_name
 from bench.core.identity import digest, file_sha256
 from bench.core.judging import Judging
@@ -367,8 +366,8 @@ def _problems(
     if missing_reward:
         return [*problems, str(missing_reward)]
     texts = [p.text for p in suite.train_prompts]
-    problems += [problem for name in terms for problem in _reward_class(name).prompt_problems(texts)]
-    black_box = [name for name in terms if not _reward_class(name).differentiable]
+    problems += [problem for name in terms for problem in expression.class_of(name).prompt_problems(texts)]
+    black_box = [name for name in terms if not expression.class_of(name).differentiable]
     if black_box and "differentiable-reward" in tuner.cls.needs_of(tuner.config):
         problems.append(
             f"{tuner.label} propagates gradients through the reward and {black_box[0]!r} has none: "
@@ -397,15 +396,6 @@ def _unused_reward(tuner: ChosenTuner, source: ModelSource, options: Options) ->
     return [
         f"{tuner.label} tunes for a reward that it fits itself, and for no other: leave --reward {options.reward} out"
     ]
-
-
-def _reward_class(reward: str) -> type[Reward]:
-    """The class of a registered reward, or what its function says it returns: no weights are loaded to plan."""
-    from rewards.expression import registered
-
-    made = registry.load("rewards", registered(reward))
-    made = made if isinstance(made, type) else typing.get_type_hints(made).get("return")
-    return made if isinstance(made, type) and issubclass(made, Reward) else Reward
 
 
 def _sampler_problems(spec: RunSpec, source: ModelSource) -> list[str]:

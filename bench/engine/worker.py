@@ -35,6 +35,7 @@ from bench.diffusion.models import BaseModel
 from bench.diffusion.processes import Processes, ProcessLost
 from bench.engine import imaging, ranks, scoring, tuning
 from bench.engine.attempt import Attempt, read_attempts
+from bench.engine.devices import resolve
 from bench.engine.generating import Generation
 from bench.engine.kept import own_rewards
 from bench.engine.log import log_tail, logged
@@ -70,7 +71,7 @@ class Worker:
         self.suite: Suite = read_suite(folder)
         self.request: Mapping[str, Any] = atomic.read_json(folder.request_path)
         self.cache = Path(self.request["runs"]) / ".cache"
-        self.device = _device(self.request["device"])
+        self.device = resolve(self.request["device"])
         self.processes: int = self.request.get("processes", 1)
         asked = self.request.get("micro_batch") or self.spec.global_batch // self.processes
         self.micro_batch = min(asked, tuning.fitting_micro_batch(folder) or asked)
@@ -339,16 +340,6 @@ class Worker:
             path = self.folder.root / "evaluation.json"
             before = atomic.read_json(path) if path.exists() else {}
             atomic.write_json(path, {**before, stage: before.get(stage, 0.0) + seconds})
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: this Python sees no CUDA device", valid="cpu, auto", hint="--device cpu")
-    if name != "cpu" and not name.startswith("cuda"):
-        raise UserError(f"--device {name!r} is no device", valid="cpu, cuda, cuda:N, auto")
-    return name
 
 
 def _die_with_parent(parent: int) -> None:

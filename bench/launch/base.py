@@ -67,6 +67,9 @@ class LaunchOptions:
 class Launcher(ABC):
     """Runs jobs somewhere. A dead job never stops the others."""
 
+    here = False
+    """Whether runs compute on this machine, so that what it lacks can be told before anything is started."""
+
     def __init__(self, options: LaunchOptions | None = None) -> None:
         self.options = options or LaunchOptions()
 

@@ -44,6 +44,8 @@ class _Child:
 class Local(Launcher):
     """A subprocess per run, --jobs at once, ended from outside when tuning does not return."""
 
+    here = True
+
     def __init__(self, options: LaunchOptions | None = None) -> None:
         super().__init__(options)
         self._children: dict[int, _Child] = {}

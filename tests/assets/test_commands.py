@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hub import Hub
-from layouts import transformers_folder
+from layouts import pipeline_folder, transformers_folder
 from test_fetching_weights import HPS
 
 from bench.cli import main
@@ -50,8 +50,82 @@ def test_status_of_all_and_of_wrong_ones(tmp_path: Path, monkeypatch: pytest.Mon
     assert "no published weights are needed" in capsys.readouterr().out
     assert main(["assets", "status", "clip-l41"]) == 2
     assert "did you mean 'clip-l14'" in capsys.readouterr().err
-    assert main(["assets", "status", "--suite", "hpsv2-400"]) in (0, 1)
     assert main(["assets", "fetch"]) == 2
+
+
+@pytest.mark.parametrize("command", ["status", "fetch"])
+def test_names_that_nobody_has(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*args: str) -> str:
+        assert main(["assets", command, *args]) == 2
+        said = capsys.readouterr()
+        assert not said.out
+        return said.err
+
+    assert "no model named 'sd51'" in (said := refused("--model", "sd51")) and "did you mean 'sd15'" in said
+    assert "no reward named 'pikscore'" in (said := refused("--reward", "symmetry + pikscore"))
+    assert "did you mean 'pickscore'" in said
+    assert "no suite named 'hpsv3'" in refused("--suite", "hpsv3")
+    said = refused("--model", "org/name@deadbeef")
+    assert "org/name@deadbeef is not in the catalogue" in said
+    assert "hf download org/name --revision deadbeef --local-dir FOLDER, then --model FOLDER" in said
+    # the catalogue's repository at another commit is not the catalogue's
+    assert "not in the catalogue" in refused("--model", "stabilityai/stable-diffusion-xl-base-1.0@deadbeef")
+
+
+def assets_of(capsys: pytest.CaptureFixture[str], *args: str) -> list[str]:
+    assert main(["assets", "status", *args, "--json"]) in (0, 1)
+    return [told["name"] for told in json.loads(capsys.readouterr().out)["assets"]]
+
+
+def test_a_model_by_name_repository_and_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert assets_of(capsys, "--model", "sdxl") == ["sdxl"]
+    assert assets_of(capsys, "--model", "stabilityai/stable-diffusion-xl-base-1.0") == ["sdxl"]
+    assert assets_of(capsys, "--model", "runwayml/stable-diffusion-v1-5") == ["sd15"]
+    folder = pipeline_folder(tmp_path / "mine")
+    assert assets_of(capsys, "--model", str(folder)) == assets_of(capsys, "--model", f"sd15={folder}") == []
+    assert assets_of(capsys, "--model", "tiny-sd") == []
+
+
+def test_a_model_whose_weights_are_here_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNEBENCH_MODELS", str(tmp_path))
+    pipeline_folder(tmp_path / "stable-diffusion-v1-5")
+    assert assets_of(capsys, "--model", "sd15") == ["sd15"]
+
+
+def test_a_suite_needs_its_reward_its_judges_and_its_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench.assets import needed
+    from bench.metrics.panel import PREFERENCE_JUDGES
+
+    found = set(assets_of(capsys, "--suite", "hpsv2-400"))
+    # what is computed at scale on hpsv2: rewards, clipscore, diversity, colour
+    assert found == {a.name for a in needed(rewards=PREFERENCE_JUDGES["published"], metrics=["clipscore", "diversity"])}
+    assert found >= {"hps-v2.1", "pickscore", "imagereward", "aesthetic-v2", "clip-h14", "lpips-alex"}
+    # the tiny model is judged by the tiny world's own, on published prompts too
+    assert assets_of(capsys, "--suite", "hpsv2-400", "--model", "tiny-sd") == []
+
+
+def test_sizes_are_figures_or_say_who_tells_them(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench.assets import find
+
+    assert main(["assets", "status"]) == 1
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert not [line for line in lines.values() if "unknown" in line]
+    for name, size in (("sd15", "4.27 GB"), ("sdxl", "13.9 GB"), ("clip-h14", "3.94 GB"), ("lpips-alex", "6.01 kB")):
+        assert size in lines[name]
+    assert "told by the hub before a fetch" in lines["blip2"]
+    assert "told by pip before a fetch" in lines["lpips-alexnet"]
+    # what no file of it states is shown, and no file is checked against it
+    assert find("sdxl").files == ()
+
+
+def test_every_asset_is_needed_by_something_or_by_a_path_that_a_user_gives() -> None:
+    from bench.assets import catalogue
+
+    unused = {name for name, asset in catalogue().items() if not asset.used_by}
+    # --vqa takes a folder of the larger reader; RealignDiff's second stage takes folders of its detector and its masks
+    assert unused == {"blip-vqa-capfilt-large", "grounding-dino", "sam"}
 
 
 def test_fetch_then_found(tmp_path: Path) -> None:

@@ -83,6 +83,29 @@ def test_a_folder_that_is_no_pipeline_and_a_name_nobody_has_are_user_errors(tmp_
         load_model(str(tmp_path))
     with pytest.raises(UserError, match="no model named 'sd16'"):
         load_model("sd16")
+    with pytest.raises(UserError, match=f"there is no folder {tmp_path}/none"):
+        load_model(str(tmp_path / "none"))
+
+
+def test_of_name_and_folder_the_wrong_one_is_named(folder, tmp_path):
+    with pytest.raises(UserError, match="there is no folder /none") as err:
+        find_source("sd15=/none")
+    assert "sd15" not in err.value.problem
+    with pytest.raises(UserError, match="no diffusion pipeline"):
+        find_source(f"sd15={tmp_path}")
+    with pytest.raises(UserError, match="no model named 'sd16', and NAME=FOLDER is for a registered") as err:
+        find_source(f"sd16={folder}")
+    assert err.value.hint.startswith(f"--model {folder}") and "nor does" not in err.value.problem
+    with pytest.raises(UserError, match=r"no model named 'x', .*; nor does /none hold a diffusion pipeline"):
+        find_source("x=/none")
+    with pytest.raises(UserError, match="there is no folder /none"):
+        find_source("org/name=/none")
+    assert find_source(f"org/name={folder}").location == str(folder)
+    signed = tmp_path / "steps=8"
+    signed.symlink_to(folder)
+    assert find_source(str(signed)).location == str(signed)
+    with pytest.raises(UserError, match="names no folder"):
+        find_source("sd15=")
 
 
 def test_a_registered_model_can_be_read_from_a_local_folder_and_keeps_its_tuning_defaults(folder):

@@ -99,10 +99,10 @@ def test_arguments_reach_the_reward_in_their_type_and_are_checked() -> None:
 
 
 def test_a_plan_reads_the_class_of_a_reward_with_arguments() -> None:
-    from bench.engine.plan import _reward_class
+    from rewards.expression import class_of
 
-    assert _reward_class("compressibility(quality=5)") is Compressibility
-    assert _reward_class("objectness(class=cat)").__name__ == "Objectness"
+    assert class_of("compressibility(quality=5)") is Compressibility
+    assert class_of("objectness(class=cat)").__name__ == "Objectness"
 
 
 def test_a_lone_name_is_the_reward_itself() -> None:

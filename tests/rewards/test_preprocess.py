@@ -45,6 +45,23 @@ def by_pil(image: torch.Tensor) -> torch.Tensor:
     return levels(processor([file], return_tensors="pt")["pixel_values"])
 
 
+@pytest.mark.parametrize(("kind", "antialias", "most", "mean"), [
+    ("noise", True, 0.0, 0.0), ("noise", False, 53.4, 0.184),
+    ("photo", True, 8.2, 0.0007), ("photo", False, 19.4, 0.0045),
+])  # fmt: skip
+def test_what_cutting_the_overshoot_changes_in_hps_input(kind: str, antialias: bool, most: float, mean: float) -> None:
+    """The table of docs/weights.md; torchvision's resize of float tensors is this interpolation, uncut."""
+    noise = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0))
+    image = noise if kind == "noise" else photo(512, 512).float() / 255
+    uncut = F.interpolate(image, size=(224, 224), mode="bicubic", antialias=antialias, align_corners=False)
+    ours = levels(Letterbox(224, antialias=antialias)(image)) / 255
+    off = (255 * (uncut - ours)).abs()
+    assert off.max().item() == pytest.approx(most, abs=0.05)
+    assert off.mean().item() == pytest.approx(mean, abs=5e-5 if mean < 0.01 else 5e-4)
+    # nothing but the overshoot differs
+    torch.testing.assert_close(ours, uncut.clamp(0, 1), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(("height", "width"), [(512, 512), (1024, 1024), (512, 768), (200, 180)])
 def test_stored_images_are_pils_to_two_levels_and_float_ones_to_a_few(height: int, width: int) -> None:
     """The tolerances that the docs state: uint8 2 levels (0.02 on average), float 6 (0.5)."""

@@ -176,6 +176,20 @@ def test_a_real_kill_at_a_checkpoint_changes_no_bit(votes: Path, blip: Path, tmp
     assert all(torch.equal(v, ends[1]["model"][k]) for k, v in ends[0]["model"].items())
 
 
+def test_votes_that_are_not_there_are_told_before_weights_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], votes: Path
+) -> None:
+    monkeypatch.delenv("TUNEBENCH_MODELS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    command = ["reward", "train", "tree", "--out", str(tmp_path / "tree"), "--device", "cpu", "--votes"]
+    assert main([*command, "/nonexistent"]) == 2
+    said = capsys.readouterr().err
+    assert "vote file /nonexistent cannot be read" in said and "blip-itm" not in said
+    assert main([*command, str(votes)]) == 2
+    assert "bench assets fetch blip-itm" in capsys.readouterr().err
+
+
 def test_whole_prompts_are_held_out(votes: Path, tmp_path: Path) -> None:
     """In whatever order the votes come, and with a prompt a vote in turns of the dimensions too."""
     read = [load_vote(vote, 8) for vote in read_votes(votes)]

@@ -80,6 +80,11 @@ def test_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "is no TOML" in capsys.readouterr().err
     assert main(["plan", "--recipe", str(tmp_path / "none.toml")]) == 2
     assert "none.toml cannot be read" in capsys.readouterr().err
+    other = path.rename(tmp_path / "mine.txt")
+    assert main(["plan", "--recipe", str(other), "--tuner", "drtune"]) == 2
+    assert "mine.txt does not end in .toml" in (said := capsys.readouterr().err) and "mine.toml" in said
+    assert main(["plan", "--recipe", "drtune-sd16", "--tuner", "drtune"]) == 2
+    assert "no recipe named 'drtune-sd16'" in (said := capsys.readouterr().err) and "drtune-sd15" in said
 
 
 def _plan(capsys: pytest.CaptureFixture[str], tmp_path: Path, *args: str) -> Mapping[str, Any]:

@@ -1,0 +1,36 @@
+"""The word after ``--device``: what it may be, and what it is on this machine."""
+
+from __future__ import annotations
+
+import re
+
+from bench.core.errors import UserError
+
+_NAME = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for a word that is no device on any machine. Needs no torch."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--device {name!r} is no device", valid="cpu, cuda, cuda:N, auto", hint="--device auto")
+
+
+def resolve(name: str) -> str:
+    """The device on this machine: ``auto`` is the first GPU where there is one.
+
+    Raises:
+        UserError: a word that is no device, or a GPU that this Python does not see.
+    """
+    check_name(name)
+    if name == "cpu":
+        return name
+    import torch
+
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if n else "cpu"
+    if int(name.partition(":")[2] or 0) >= n:
+        raise UserError(f"--device {name}: this Python sees {n or 'no'} CUDA device{'' if n == 1 else 's'}",
+                        valid=", ".join(("cpu", *(("cuda", *(f"cuda:{i}" for i in range(n))) if n else ()), "auto")),
+                        hint="--device auto")  # fmt: skip
+    return name
