@@ -20,6 +20,7 @@ data = click.option("--data", type=click.Path(path_type=Path), envvar="TUNEBENCH
                     help="Folder of the published prompt files.")  # fmt: skip
 
 _JUDGING = (
+    click.option("--metrics", help="Metrics with commas in place of the suite's, or +NAME,NAME beside them."),
     click.option("--judges", help="Rewards to judge the images with, with commas, in place of the suite's judges."),
     click.option("--vqa", type=click.Path(path_type=Path), help="Folder of the VQA model that TIFA asks."),
     click.option("--questions", type=click.Path(path_type=Path, exists=True, dir_okay=False),

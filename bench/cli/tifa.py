@@ -22,8 +22,8 @@ from bench.cli import _options as o
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
 @o.as_json
 def questions(
-    suite_name: str, llm: Path, filter_: Path | None, out: Path, edition: str | None, data: Path | None, limit: int | None,
-    device: str, json: bool,
+    suite_name: str, llm: Path, filter_: Path | None, out: Path, edition: str | None, data: Path | None,
+    limit: int | None, device: str, json: bool,
 ) -> int:  # fmt: skip
     """Let a language model write questions about a suite's prompts, for a person to review.
 
