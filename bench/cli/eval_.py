@@ -41,12 +41,14 @@ def eval_(
     from bench.core import registry
     from bench.core.errors import UserError
     from bench.engine.protocol import at_scale
+    from bench.metrics.choice import check_used, choose_metrics
 
     base, variant = suites.resolve(suite_name)
     edition = suites.edition_of(base, variant, edition)
     suite = registry.load("suites", base)(edition, variant=variant, data_dir=data, limit=limit)
-    metrics = at_scale(suite, model or suite.spec.model).spec.metrics
+    metrics = choose_metrics(judging.pop("metrics"), at_scale(suite, model or suite.spec.model).spec.metrics)
     suite = dataclasses.replace(suite, spec=dataclasses.replace(suite.spec, metrics=metrics))
+    check_used(metrics, **judging)
     suite = suites.with_questions(suite, judging.pop("questions"), data)
     if prompts_to is not None:
         _write_prompts(prompts_to, [(p.id, p.text) for p in suite.prompts])

@@ -120,7 +120,7 @@ def _to_start(runs: Sequence[PlannedRun], launcher: Launcher, *, retry_failed: b
     chosen = []
     for run in runs:
         if run.state == "done":
-            say(f"already done: {_name(run)}: {run.folder.record_path}")
+            say(f"already done: {_name(run)}: {run.folder.record_path}{_unmeasured(run)}")
         elif run.state in ("failed", "diverged") and not retry_failed:
             say(f"already {run.state}: {_name(run)}: {run.folder.record_path} (--retry-failed runs it again)")
         elif run.folder.root in active:
@@ -128,6 +128,13 @@ def _to_start(runs: Sequence[PlannedRun], launcher: Launcher, *, retry_failed: b
         else:
             chosen.append(run)
     return chosen
+
+
+def _unmeasured(run: PlannedRun) -> str:
+    """Metrics that were asked for and are not in the finished record, with the command that adds them."""
+    measured = run.folder.read_spec().metrics
+    lacking = ",".join(name for name in run.spec.metrics if name not in measured)
+    return f" (without {lacking}: bench score {run.spec.run_id} --metrics +{lacking})" if lacking else ""
 
 
 def _jobs(runs: Sequence[PlannedRun], root: Path, how: Mapping[str, Any]) -> list[Job]:

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 @click.argument("run")
 @click.option("--regenerate", is_flag=True, help="First make missing or damaged images again, from the adapters.")
 @click.option("--adapter-scale", help="Sample and score the last snapshot at these LoRA scales too, such as 0.5,0.75.")
+@click.option("--metrics", help="Metrics with commas in place of the run's, or +NAME,NAME beside them.")
 @o.runs
 @o.as_json
-def score(run: str, regenerate: bool, adapter_scale: str | None, runs: Path, json: bool) -> int:
+def score(
+    run: str, regenerate: bool, adapter_scale: str | None, metrics: str | None, runs: Path, json: bool
+) -> int:  # fmt: skip
     """Score the stored images of a finished run again and rewrite its record.
 
     With --adapter-scale nothing is scored again: the scales are added to the record, and boards keep the tuner's own.
@@ -32,7 +35,7 @@ def score(run: str, regenerate: bool, adapter_scale: str | None, runs: Path, jso
     from leaderboard.site import build
 
     scales = parse_scales(adapter_scale) if adapter_scale else []
-    record = rescore(find_run(runs, run), regenerate=regenerate, scales=scales, quiet=json)
+    record = rescore(find_run(runs, run), regenerate=regenerate, scales=scales, metrics=metrics, quiet=json)
     page = build(runs, describe=describe)
     tables = [(_own(record), rows(record)), *((_title(e.snapshot), rows(record, e)) for e in record.scales)]
     if json:

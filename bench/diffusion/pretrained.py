@@ -49,19 +49,22 @@ def load_tokenizer(folder: Path, cls: Any = None) -> Any:
         return (cls or AutoTokenizer).from_pretrained(folder, local_files_only=True)
 
 
-def load_pretrained(cls: Any, folder: Path) -> Any:
-    """``cls.from_pretrained(folder)`` in float32, from safetensors or, where there are none, a pickle of tensors alone;
-    call it within ``reading``.
+def load_pretrained(cls: Any, folder: Path, *, unused: str | None = None, **options: Any) -> Any:
+    """``cls.from_pretrained(folder, **options)``, in float32 unless they name another ``dtype``, from safetensors or,
+    where there are none, a pickle of tensors alone; call it within ``reading``.
+
+    Args:
+        unused: beginning of the names of tensors that the caller never computes with and that may be absent.
 
     Raises:
         UserError: weights that the model needs are not in the files; transformers would draw random ones.
     """
     with quiet(), torch.random.fork_rng(devices=[]):
         model, info = cls.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=any(folder.glob("*.safetensors")), local_files_only=True,
-            weights_only=True, output_loading_info=True,
+            folder, use_safetensors=any(folder.glob("*.safetensors")), local_files_only=True, weights_only=True,
+            output_loading_info=True, **{"dtype": torch.float32, **options},
         )  # fmt: skip
-    if absent := sorted(info["missing_keys"]):
+    if absent := sorted(key for key in info["missing_keys"] if unused is None or not key.startswith(unused)):
         raise UserError(f"{folder} has no weights for {len(absent)} tensors of {cls.__name__}, such as {absent[0]}",
                         valid=WHOLE)  # fmt: skip
     return model

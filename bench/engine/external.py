@@ -91,12 +91,15 @@ def evaluate(request: Request) -> RunFolder:
         index_sha256=file_sha256(found.index),
     )  # fmt: skip
     with exclusive(folder.lock_path, f"run {spec.run_id}", wait_s=3.0):
-        if folder.record_path.exists():
+        old = folder.read_record() if folder.record_path.exists() else None
+        if old is not None and folder.read_spec().metrics == spec.metrics:
             return folder
         atomic.sweep(folder.root)
         _prepare(folder, spec, request)
         _store(folder, pictures, suite)
         record = _score(folder, spec, suite, facts, fresh=False, quiet=request.quiet)
+        if old is not None:
+            record = _with_people(record, old)
         _write(folder, record)
     return folder
 
@@ -109,10 +112,15 @@ def rescore(folder: RunFolder, *, quiet: bool = False) -> Record:
         old = folder.read_record()
         assert old.external is not None
         new = _score(folder, folder.read_spec(), read_suite(folder), old.external, fresh=True, quiet=quiet)
-        kept = [m for m in old.metrics if is_human(m)]
-        record = old.model_copy(update={"metrics": [*new.metrics, *kept], "snapshots": new.snapshots})
+        record = _with_people(new, old)
         _write(folder, record)
         return record
+
+
+def _with_people(new: Record, old: Record) -> Record:
+    """The old record with the new figures; people's stay."""
+    kept = [m for m in old.metrics if is_human(m)]
+    return old.model_copy(update={"metrics": [*new.metrics, *kept], "snapshots": new.snapshots})
 
 
 def _check_name(name: str) -> None:

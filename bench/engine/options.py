@@ -50,6 +50,8 @@ class Options:
     """Samples per forward, accumulated to the suite's global batch; None is global batch / processes. Not in the id."""
     skip_invalid: bool = False
     """Leave out runs that cannot start and carry out the others; ``tuner="all"`` does so by itself."""
+    metrics: str | None = None
+    """``a,b`` in place of the suite's metrics, ``+a,b`` beside them; None is the suite's. In no run's id."""
     questions: Path | None = None
     """Questions for TIFA or DSG in place of the suite's; see ``suites.with_questions``."""
     judges: str | None = None

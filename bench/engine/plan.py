@@ -23,6 +23,7 @@ from bench.core.judging import Judging
 from bench.core.types import RunSpec, Suite, SuiteSpec
 from bench.engine.options import Options
 from bench.engine.protocol import at_scale, parse_protocol, with_protocol
+from bench.metrics.choice import check_used, with_metrics
 from bench.store import atomic
 from bench.store.runs import RunFolder, run_folder
 
@@ -105,6 +106,10 @@ def make_plan(options: Options) -> Plan:
     tuners, broken = _tuners(options)
     seeds = _seeds(options.seeds)
     runs = [_run(suite, tuner, seed, options) for suite in suites for tuner in tuners for seed in seeds]
+    check_used(
+        dict.fromkeys(name for run in runs for name in run.spec.metrics), judges=options.judges, vqa=options.vqa,
+        questions=options.questions, reference=options.reference, subject=options.subject, embedder=options.embedder,
+    )  # fmt: skip
     # "all" names no tuner, so one that does not fit this suite or reward is no mistake of the user
     skip_invalid = options.skip_invalid or options.tuner == "all"
     return Plan(tuple({run.spec.run_id: run for run in runs}.values()), broken, skip_invalid)
@@ -144,7 +149,8 @@ def _suite(name: str, options: Options) -> Suite:
         raise UserError(f"the suite {base} has training prompts of its own and takes no list", hint="no --train-list")
     found = make(edition, variant=variant, data_dir=options.data, limit=options.limit, **chosen)
     assert isinstance(found, Suite)
-    found = with_protocol(found, parse_protocol(options.protocol))
+    # before the questions: they are looked for where TIFA is measured
+    found = with_metrics(with_protocol(found, parse_protocol(options.protocol)), options.metrics)
     return suites.with_questions(found, options.questions, options.data)
 
 
@@ -261,7 +267,7 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     from rewards import expression
 
     source = find_source(options.model or suite.spec.model)
-    suite = at_scale(suite, source.name, own_budget=bool(options.budget))
+    suite = with_metrics(at_scale(suite, source.name, own_budget=bool(options.budget)), options.metrics)
     s = suite.spec
     _check_batches(s, options)
     if source.sampler(s.sampler) != s.sampler:

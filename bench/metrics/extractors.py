@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.assets import need
 from bench.assets.files import sha256_of_all, weights_in
 from bench.core.errors import unknown_name
-from bench.diffusion.models import quiet
+from bench.diffusion.pretrained import load_pretrained, reading
 from bench.metrics import inception
 from bench.metrics.protocols import PROTOCOLS, cmmd, dinov2
 from bench.metrics.requirements import EXTRACTOR_PROTOCOLS
@@ -91,8 +91,8 @@ class Dinov2(FeatureNetwork):
 
         super().__init__()
         self.sha256 = sha256_of_all(weights_in(folder))
-        with quiet():
-            model: Any = Dinov2Model.from_pretrained(folder, dtype=torch.float32)
+        with reading(folder):
+            model: Any = load_pretrained(Dinov2Model, folder)
         self.network = model.eval().requires_grad_(False).to(device)
         self.num_features = int(model.config.hidden_size)
         self.device = device
@@ -123,12 +123,12 @@ class ClipVision(FeatureNetwork):
 
         super().__init__()
         self.sha256 = sha256_of_all(weights_in(folder))
-        config: Any = AutoConfig.from_pretrained(folder)
-        if hasattr(config, "vision_config"):  # of both towers: the width of the projection is stated above them
-            config.vision_config.projection_dim = config.projection_dim
-            config = config.vision_config
-        with quiet():
-            model: Any = CLIPVisionModelWithProjection.from_pretrained(folder, config=config, dtype=torch.float32)
+        with reading(folder):
+            config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if hasattr(config, "vision_config"):  # of both towers: the width of the projection is stated above them
+                config.vision_config.projection_dim = config.projection_dim
+                config = config.vision_config
+            model: Any = load_pretrained(CLIPVisionModelWithProjection, folder, config=config)
         self.network = model.eval().requires_grad_(False).to(device)
         self.num_features = int(model.config.projection_dim)
         self.side = int(model.config.image_size)

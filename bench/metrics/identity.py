@@ -21,6 +21,7 @@ from bench.core.contract import Measured, Metric, Scene
 from bench.core.errors import UserError
 from bench.core.paired import cluster_mean_ci
 from bench.diffusion.models import quiet
+from bench.diffusion.pretrained import load_pretrained, reading
 from bench.metrics.layout import absent, layout
 from bench.metrics.references import check_pictures, pictures_of
 
@@ -93,9 +94,10 @@ def load_embedder(where: Path, device: str) -> tuple[Embed, str]:
         raise UserError(f"{where} holds no image embedder", valid=valid, hint="--embedder FILE_OR_FOLDER")
     from transformers import AutoImageProcessor, AutoModel
 
-    with quiet():
-        model: Any = AutoModel.from_pretrained(where, dtype=torch.float32).eval().requires_grad_(False).to(device)
-        processor: Any = AutoImageProcessor.from_pretrained(where)
+    with reading(where), quiet():
+        processor: Any = AutoImageProcessor.from_pretrained(where, local_files_only=True)
+        model: Any = load_pretrained(AutoModel, where)
+    model = model.eval().requires_grad_(False).to(device)
 
     def embed(images: Tensor) -> Tensor:
         pixels = processor(list(images.cpu()), return_tensors="pt")["pixel_values"].to(device)

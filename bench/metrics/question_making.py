@@ -19,7 +19,7 @@ import torch
 from bench.assets.files import sha256_of_all, weights_in
 from bench.core.errors import UserError
 from bench.core.types import Prompt
-from bench.diffusion.models import quiet
+from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
 
 KINDS = ("object", "human", "animal", "food", "activity", "attribute", "counting", "color", "material", "spatial",
          "location", "shape", "other")  # fmt: skip
@@ -64,19 +64,16 @@ class LanguageModel:
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
         valid = "a save_pretrained folder of a text-generation model of transformers, with its tokeniser"
         if not weights_in(folder) or not (folder / "config.json").is_file():
             raise UserError(f"{folder} holds no language model", valid=valid, hint="--llm FOLDER")
-        try:
-            with quiet():
-                self.encodes = bool(AutoConfig.from_pretrained(folder).is_encoder_decoder)
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-                kind = AutoModelForSeq2SeqLM if self.encodes else AutoModelForCausalLM
-                model: Any = kind.from_pretrained(folder, dtype="auto")
-        except (ValueError, OSError, KeyError) as err:
-            raise UserError(f"{folder} holds no language model: {str(err).splitlines()[0]}", valid=valid) from err
+        with reading(folder):
+            self.encodes = bool(AutoConfig.from_pretrained(folder, local_files_only=True).is_encoder_decoder)
+            self.tokenizer: Any = load_tokenizer(folder)
+            kind = AutoModelForSeq2SeqLM if self.encodes else AutoModelForCausalLM
+            model: Any = load_pretrained(kind, folder, dtype="auto")
         self.model = model.eval().requires_grad_(False).to(device)
         self.device = device
         self.name = folder.resolve().name

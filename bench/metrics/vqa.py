@@ -24,6 +24,7 @@ from bench.core.errors import UserError
 from bench.core.identity import file_sha256
 from bench.core.judging import Judging
 from bench.diffusion.models import quiet
+from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
 from bench.metrics.panel import VQA as PUBLISHED
 from bench.tiny import weights_dir
 
@@ -79,14 +80,14 @@ class BlipVQA:
     """BLIP (Li et al., arXiv 2201.12086) as ``BlipForQuestionAnswering``: free answers, decoded greedily."""
 
     def __init__(self, folder: Path, name: str, device: str = "cpu") -> None:
-        from transformers import AutoTokenizer, BlipForQuestionAnswering
+        from transformers import BlipForQuestionAnswering
 
         self.name, self.device = name, torch.device(device)
         self.sha256 = sha256_of_all(weights_in(folder))
         self.prepare = _Square.read(folder)
-        with quiet():
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            model: Any = BlipForQuestionAnswering.from_pretrained(folder, dtype=torch.float32)
+        with reading(folder):
+            self.tokenizer: Any = load_tokenizer(folder)
+            model: Any = load_pretrained(BlipForQuestionAnswering, folder)
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.max_tokens = int(model.config.text_config.max_position_embeddings)
 
@@ -146,13 +147,14 @@ class OtherVQA:
 
         self.name, self.device = name, device
         self.sha256 = sha256_of_all(weights_in(folder))
-        try:
-            with quiet():
-                self.processor: Any = AutoProcessor.from_pretrained(folder)
-                model: Any = AutoModelForVisualQuestionAnswering.from_pretrained(folder, dtype=torch.float32)
-        except (ValueError, OSError, KeyError, ImportError) as err:
-            raise UserError(f"{folder} holds no VQA model that transformers knows: {str(err).splitlines()[0]}",
-                            valid=_FOLDER) from err  # fmt: skip
+        with reading(folder):
+            try:
+                with quiet():
+                    self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+                model: Any = load_pretrained(AutoModelForVisualQuestionAnswering, folder)
+            except (ValueError, KeyError, ImportError) as err:
+                raise UserError(f"{folder} holds no VQA model that transformers knows: {str(err).splitlines()[0]}",
+                                valid=_FOLDER) from err  # fmt: skip
         self.model = model.eval().requires_grad_(False).to(device)
         self.classifies = hasattr(model, "classifier")
 
@@ -214,7 +216,8 @@ def load_vqa(folder: Path, name: str, device: str) -> VQA:
     """
     if not weights_in(folder) or not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no VQA model", valid=_FOLDER)
-    kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+    with reading(folder / "config.json"):
+        kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
     return BlipVQA(folder, name, device) if kind == "blip" else OtherVQA(folder, name, device)
 
 

@@ -83,9 +83,11 @@ class RunFolder:
         return self.root / "scores"
 
     def write_spec(self, spec: RunSpec) -> None:
-        """Writes ``spec.json``, or checks that the one there is the same run."""
-        if self.spec_path.exists() and self.read_spec().run_id == spec.run_id:
-            return
+        """Writes ``spec.json``; of one that is there, and is of the same run, only the metrics."""
+        if self.spec_path.exists() and (before := self.read_spec()).run_id == spec.run_id:
+            if before.metrics == spec.metrics:
+                return
+            spec = dataclasses.replace(before, metrics=spec.metrics)  # in no id: what is measured may change
         atomic.write_json(self.spec_path, {"schema": "tunebench/spec", "schema_version": 1, **plain(spec)})
 
     def read_spec(self) -> RunSpec:
