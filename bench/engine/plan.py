@@ -105,7 +105,8 @@ def make_plan(options: Options) -> Plan:
     suites = [_suite(name, options) for name in _names(options.suite, "suite")]
     tuners, broken = _tuners(options)
     seeds = _seeds(options.seeds)
-    runs = [_run(suite, tuner, seed, options) for suite in suites for tuner in tuners for seed in seeds]
+    grounds = [_ground(suite, options) for suite in suites]
+    runs = [_run(ground, tuner, seed, options) for ground in grounds for tuner in tuners for seed in seeds]
     check_used(
         dict.fromkeys(name for run in runs for name in run.spec.metrics), judges=options.judges, vqa=options.vqa,
         questions=options.questions, reference=options.reference, subject=options.subject, embedder=options.embedder,
@@ -261,10 +262,21 @@ def parse_budget(pairs: Sequence[str], default: Budget, hard_limit_s: float | No
     return Budget.from_json({**limits, "primary": next(iter(limits)), "hard_wall_s": hard})
 
 
-def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> PlannedRun:
+@dataclass(frozen=True)
+class _Ground:
+    """What all runs on one suite share, looked at once: a thousand seeds would read the same files a thousand times."""
+
+    suite: Suite
+    source: ModelSource
+    judging: Judging
+    problems: tuple[str, ...]
+    leaks: tuple[str, ...]
+    absences: tuple[str, ...]
+
+
+def _ground(suite: Suite, options: Options) -> _Ground:
     from bench.diffusion.sources import find_source
-    from bench.metrics.requirements import absences
-    from rewards import expression
+    from bench.metrics.requirements import absences, missing
 
     source = find_source(options.model or suite.spec.model)
     suite = with_metrics(at_scale(suite, source.name, own_budget=bool(options.budget)), options.metrics)
@@ -273,6 +285,28 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
     if source.sampler(s.sampler) != s.sampler:
         note = f"flow-euler instead of {s.sampler.scheduler}: {source.name} is a flow model, which takes no other"
         suite = dataclasses.replace(suite, notes=(*suite.notes, note))
+    judging = options.judging(source.name, s)
+    problems = (*_missing_model(source), *missing(s.metrics, suite, judging))
+    return _Ground(suite, source, judging, problems, tuple(_leaks(suite)), tuple(absences(s.metrics, suite, judging)))
+
+
+def _leaks(suite: Suite) -> list[str]:
+    from suites import leaks
+
+    leaked = leaks(suite.train_prompts, suite.prompts)
+    if not leaked:
+        return []
+    n_literal = sum(leak.literal for leak in leaked)
+    return [
+        f"{len(leaked)} training prompts of {suite.spec.id} are evaluation prompts ({n_literal} literally, the "
+        f"others after lower-casing and dropping final stops), such as {leaked[0].train_id}: {leaked[0].text[:60]}"
+    ]
+
+
+def _run(ground: _Ground, tuner: ChosenTuner, seed: int, options: Options) -> PlannedRun:
+    from rewards import expression
+
+    source, suite, s = ground.source, ground.suite, ground.suite.spec
     own = tuner.cls.trained_reward(tuner.config, source.name)
     reward = expression.canonical(options.reward or own or s.reward)
     spec = RunSpec(
@@ -288,12 +322,11 @@ def _run(suite: Suite, tuner: ChosenTuner, seed: int, options: Options) -> Plann
         protocol=parse_protocol(options.protocol), recipe=options.recipe,
     )  # fmt: skip
     folder = run_folder(options.runs, spec)
-    judging = options.judging(spec.model, s)
     return PlannedRun(
         spec=spec, suite=suite, folder=folder, settings=_resolved(tuner.config, source), state=state_of(folder),
         tuner_ref=tuner.ref, model_ref=_absolute(options.model or s.model),
-        problems=(*_unused_reward(tuner, source, options), *_problems(suite, tuner, spec, source, judging)),
-        judging=judging, absences=tuple(absences(s.metrics, suite, judging)),
+        problems=(*_unused_reward(tuner, source, options), *_problems(ground, tuner, spec)),
+        judging=ground.judging, absences=ground.absences,
     )  # fmt: skip
 
 
@@ -349,14 +382,11 @@ def state_of(folder: RunFolder) -> str:
     return "started" if folder.spec_path.exists() else "to do"
 
 
-def _problems(
-    suite: Suite, tuner: ChosenTuner, spec: RunSpec, source: ModelSource, judging: Judging
-) -> list[str]:  # fmt: skip
-    from bench.metrics.requirements import missing
+def _problems(ground: _Ground, tuner: ChosenTuner, spec: RunSpec) -> list[str]:
     from rewards import expression
-    from suites import leaks
 
-    problems = [*_missing_model(source), *missing(suite.spec.metrics, suite, judging), *_sampler_problems(spec, source)]
+    suite, source = ground.suite, ground.source
+    problems = [*ground.problems, *_sampler_problems(spec, source)]
     setup = Setup(
         train_sampler=spec.train_sampler, sampler=spec.sampler, global_batch=spec.global_batch, budget=spec.budget,
         n_train_prompts=len(suite.train_prompts), reward=spec.reward, model=spec.model, seed=spec.seed,
@@ -379,14 +409,7 @@ def _problems(
             f"{tuner.label} propagates gradients through the reward and {black_box[0]!r} has none: "
             "choose a differentiable reward (bench list rewards)"
         )
-    leaked = leaks(suite.train_prompts, suite.prompts)
-    if leaked:
-        n_literal = sum(leak.literal for leak in leaked)
-        problems.append(
-            f"{len(leaked)} training prompts of {suite.spec.id} are evaluation prompts ({n_literal} literally, the "
-            f"others after lower-casing and dropping final stops), such as {leaked[0].train_id}: {leaked[0].text[:60]}"
-        )
-    return problems
+    return [*problems, *ground.leaks]
 
 
 def tuner_problems(cls: type[Tuner], config: Any, setup: Setup) -> list[str]:
