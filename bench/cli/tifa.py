@@ -22,8 +22,8 @@ from bench.cli import _options as o
 @o.device
 @o.as_json
 def questions(
-    suite_name: str, llm: Path, filter_: Path | None, out: Path, edition: str, data: Path | None, limit: int | None,
-    device: str, json: bool,
+    suite_name: str, llm: Path, filter_: Path | None, out: Path, edition: str | None, data: Path | None,
+    limit: int | None, device: str, json: bool,
 ) -> int:  # fmt: skip
     """Let a language model write questions about a suite's prompts, for a person to review.
 
@@ -36,6 +36,7 @@ def questions(
     if out.exists():
         raise UserError(f"{out} is there already, perhaps reviewed", valid="a new file", hint="--out ANOTHER")
     base, variant = suites.resolve(suite_name)
+    edition = suites.edition_of(base, variant, edition)
     suite = registry.load("suites", base)(edition, variant=variant, data_dir=data, limit=limit)
 
     from bench.cli._output import print_json
