@@ -73,7 +73,8 @@ def test_attention_is_not_led_in_a_transformer(folders):
 def test_a_model_whose_files_are_not_here_is_told_with_what_it_is(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     found = plan("drtune,realigndiff-fine", "sd35-medium")
-    assert any("stable-diffusion-3.5-medium, unpinned" in p and "sd35-medium=FOLDER" in p for p in found.problems)
+    at = "stable-diffusion-3.5-medium at revision b940f670"
+    assert any(at in p and "sd35-medium=FOLDER" in p for p in found.problems)
     assert any("leads the attention" in p for p in found.problems)
     assert {run.spec.sampler.scheduler for run in found.runs} == {"flow-euler"}
 
