@@ -30,21 +30,28 @@ def build(folder: Path, protocol: str, out: Path, features: bool | None, device:
     import sys
 
     from bench.cli._output import print_json
-    from bench.core.errors import UserError
+    from bench.core.errors import UserError, unknown_name
     from bench.engine.progress import Progress
     from bench.metrics import references
+    from bench.metrics.requirements import EXTRACTOR_PROTOCOLS
 
+    # what was typed first: decoding a folder of pictures takes minutes
+    if protocol not in EXTRACTOR_PROTOCOLS:
+        raise unknown_name("protocol", protocol, EXTRACTOR_PROTOCOLS, "bench refs build --help")
     if out.suffix != ".npz":
         raise UserError(f"--out {out} is no .npz", hint=f"--out {out.with_suffix('.npz')}")
+    if device not in ("auto", "cpu"):
+        from bench.diffusion.devices import find_device
+
+        find_device(device)
     paths = references.pictures_of(folder)
     content = references.check_pictures(paths)
     made = _already(out, protocol, content, features)
     if made is None:
-        import torch
-
+        from bench.diffusion.devices import find_device
         from bench.metrics.extractors import load_extractor
 
-        where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        where = find_device(device)
         with Progress(quiet=json).stage(f"{protocol} of {folder}", len(paths), "pictures") as stage:
             made = references.build(folder, load_extractor(protocol, where), keep_features=features,
                                     advance=lambda n: stage.advance(n, ""))  # fmt: skip

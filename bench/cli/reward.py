@@ -52,20 +52,14 @@ def tree(
     micro_batch: int, lr: float, trunk_lr: float, frozen: float, seed: int, device: str, checkpoint_s: float,
     json: bool,
 ) -> int:  # fmt: skip
-    import torch
-
     from bench.assets import need
     from bench.cli._output import print_json, print_table
-    from bench.core.errors import UserError
+    from bench.diffusion.devices import find_device
     from bench.engine.progress import Progress
     from bench.trees.dimensions import DIMENSIONS
     from bench.trees.training import Training, train_tree
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise UserError(f"--device {device}: this Python sees no such device",
-                        valid="cpu, auto, or cuda where there is one")  # fmt: skip
+    device = find_device(device)
     backbone = backbone or str(need("blip-itm"))
     card = train_tree(Training(
         votes, backbone, out, images, structure, steps, batch, micro_batch, lr, trunk_lr, frozen, seed, device,

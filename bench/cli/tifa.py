@@ -39,14 +39,13 @@ def questions(
     edition = suites.edition_of(base, variant, edition)
     suite = registry.load("suites", base)(edition, variant=variant, data_dir=data, limit=limit)
 
-    import torch
-
     from bench.cli._output import print_json
+    from bench.diffusion.devices import find_device
     from bench.engine.progress import Progress
     from bench.metrics.question_making import LanguageModel, make_questions
     from bench.store import atomic
 
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    where = find_device(device)
     writer = LanguageModel(llm, where)
     check = LanguageModel(filter_, where) if filter_ else None
     with Progress(quiet=json).stage("questions", len(suite.prompts), "prompts") as stage:

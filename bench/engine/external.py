@@ -33,6 +33,7 @@ from bench.core.record import (
     is_human,
 )  # fmt: skip
 from bench.core.types import RunSpec, Suite
+from bench.diffusion.devices import find_device
 from bench.diffusion.execution import Execution
 from bench.diffusion.models import BaseModel
 from bench.diffusion.sources import find_source
@@ -79,6 +80,7 @@ def evaluate(request: Request) -> RunFolder:
         UserError: a bad name; what ``read_index`` and ``decode`` refuse; a base model that cannot be loaded.
     """
     _check_name(request.name)
+    find_device(request.device)
     suite = request.suite
     found = read_index(request.images, suite)
     pictures, sizes, resize = decode(found, request.resolution)
@@ -131,16 +133,6 @@ def _check_name(name: str) -> None:
         raise UserError(f"--name {name!r} is a tuner's", valid="the name of whatever made the images")
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
-        raise UserError(
-            f"--device {name}: this Python sees no such device", valid="cpu, auto, or cuda where there is one"
-        )
-    return name
-
-
 def _spec(request: Request, images_digest: str) -> RunSpec:
     """The suite's own conditions; the images are part of the identity, so other images are another run."""
     s = request.suite.spec
@@ -167,7 +159,7 @@ def _prepare(folder: RunFolder, spec: RunSpec, request: Request) -> None:
     atomic.write_jsonl(folder.root / "questions.jsonl", [dataclasses.asdict(q) for q in suite.questions])
     atomic.write_jsonl(folder.root / "train.jsonl", [])  # nothing was tuned
     atomic.write_json(folder.request_path, {
-        "external": True, "device": _device(request.device), "command": request.command,
+        "external": True, "device": find_device(request.device), "command": request.command,
         "model": None if request.model == NO_MODEL else _model_of(request),
         "n_threads": find_source(_model_of(request)).n_threads or torch.get_num_threads(),
         "score_threads": torch.get_num_threads(), "judging": dataclasses.asdict(request.judging),

@@ -29,6 +29,7 @@ from bench.core.judging import Judging
 from bench.core.record import ErrorEntry, Record
 from bench.core.types import RunSpec, Suite
 from bench.diffusion import adapters
+from bench.diffusion.devices import find_device
 from bench.diffusion.execution import Execution
 from bench.diffusion.memory import is_out_of_memory
 from bench.diffusion.models import BaseModel
@@ -70,7 +71,7 @@ class Worker:
         self.suite: Suite = read_suite(folder)
         self.request: Mapping[str, Any] = atomic.read_json(folder.request_path)
         self.cache = Path(self.request["runs"]) / ".cache"
-        self.device = _device(self.request["device"])
+        self.device = find_device(self.request["device"])
         self.processes: int = self.request.get("processes", 1)
         asked = self.request.get("micro_batch") or self.spec.global_batch // self.processes
         self.micro_batch = min(asked, tuning.fitting_micro_batch(folder) or asked)
@@ -337,15 +338,6 @@ class Worker:
             before = atomic.read_json(path) if path.exists() else {}
             atomic.write_json(path, {**before, stage: before.get(stage, 0.0) + seconds})
 
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: this Python sees no CUDA device", valid="cpu, auto", hint="--device cpu")
-    if name != "cpu" and not name.startswith("cuda"):
-        raise UserError(f"--device {name!r} is no device", valid="cpu, cuda, cuda:N, auto")
-    return name
 
 
 def _die_with_parent(parent: int) -> None:
