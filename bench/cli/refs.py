@@ -30,20 +30,25 @@ def build(folder: Path, protocol: str, out: Path, features: bool | None, device:
     import sys
 
     from bench.cli._output import print_json
-    from bench.core.errors import UserError
+    from bench.core.errors import UserError, unknown_name
+    from bench.engine.devices import resolve
     from bench.engine.progress import Progress
     from bench.metrics import references
+    from bench.metrics.requirements import EXTRACTOR_PROTOCOLS
 
+    # what was typed first: decoding a folder of pictures takes minutes
+    if protocol not in EXTRACTOR_PROTOCOLS:
+        raise unknown_name("protocol", protocol, EXTRACTOR_PROTOCOLS, "bench refs build --help")
     if out.suffix != ".npz":
         raise UserError(f"--out {out} is no .npz", hint=f"--out {out.with_suffix('.npz')}")
+    device = resolve(device)
     paths = references.pictures_of(folder)
     content = references.check_pictures(paths)
     made = _already(out, protocol, content, features)
     if made is None:
-        from bench.engine.devices import resolve
         from bench.metrics.extractors import load_extractor
 
-        network = load_extractor(protocol, resolve(device))
+        network = load_extractor(protocol, device)
         with Progress(quiet=json).stage(f"{protocol} of {folder}", len(paths), "pictures") as stage:
             made = references.build(folder, network, keep_features=features,
                                     advance=lambda n: stage.advance(n, ""))  # fmt: skip

@@ -80,6 +80,7 @@ def evaluate(request: Request) -> RunFolder:
         UserError: a bad name; what ``read_index`` and ``decode`` refuse; a base model that cannot be loaded.
     """
     _check_name(request.name)
+    resolve(request.device)
     suite = request.suite
     found = read_index(request.images, suite)
     pictures, sizes, resize = decode(found, request.resolution)

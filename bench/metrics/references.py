@@ -7,10 +7,12 @@ Reading needs no torch.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -93,13 +95,20 @@ def read_reference(path: Path, protocol: str | None = None) -> Reference:
     """
     valid = "a file of 'bench refs build', or an .npz with mu and sigma as pytorch-fid writes it"
     try:
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} cannot be read as reference statistics: it is no .npz, or is cut off", valid=valid)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             arrays = {key: kept[key] for key in kept.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
-        raise UserError(f"{path} cannot be read as reference statistics: {err}", valid=valid) from err
-    if not {"mu", "sigma"} <= arrays.keys():
-        raise UserError(f"{path} holds no reference statistics: {', '.join(sorted(arrays)) or 'nothing'}", valid=valid)
-    mu, sigma = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
+        if not {"mu", "sigma"} <= arrays.keys():
+            holds = ", ".join(sorted(arrays)) or "nothing"
+            raise UserError(f"{path} holds no reference statistics: {holds}", valid=valid)
+        mu, sigma = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
+    except OSError as err:
+        raise UserError(f"{path} cannot be read as reference statistics: {err.strerror or err}", valid=valid) from err
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as err:
+        # NumPy's own words advise to load pickles, which run what is in them
+        raise UserError(f"{path} cannot be read as reference statistics: an array in it is damaged or not of numbers",
+                        valid=valid) from err  # fmt: skip
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are no finite mean and covariance", valid=valid)
     found = _ours(path, mu, sigma, arrays) if "passport" in arrays else _pytorch_fid(path, mu, sigma)
@@ -253,7 +262,7 @@ def protocol_of(path: Path) -> str:
                 return str(json.loads(str(kept["passport"]))["protocol"])
             if {"mu", "sigma"} <= set(kept.files):
                 return "pytorch-fid"
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         pass
     return read_reference(path).protocol  # says what is wrong
 
@@ -263,12 +272,22 @@ def pick(paths: Sequence[str], protocol: str) -> Path | None:
     return next((Path(path) for path in paths if protocol_of(Path(path)) == protocol), None)
 
 
+def _state(path: Path) -> tuple[int, int]:
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_whole(path: str, size: int, mtime_ns: int) -> str:
+    """The protocol of a file that was read to its end, once a process while it stays as it is."""
+    return read_reference(Path(path)).protocol
+
+
 def unused(paths: Sequence[str], protocols: Mapping[str, str]) -> list[str]:
     """Problems with references that none of these metrics (metric → protocol) can use, and with unreadable ones."""
     problems = []
     for path in paths:
         try:
-            found = protocol_of(Path(path))
+            found = _read_whole(path, *_state(Path(path)))
         except UserError as err:
             problems.append(str(err))
             continue

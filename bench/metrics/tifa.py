@@ -6,6 +6,7 @@ Questions with parents make it DSG (Cho et al., arXiv 2310.18235): one counts on
 from __future__ import annotations
 
 import functools
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -115,6 +116,8 @@ class TIFA(Metric):
                 "captions": scene.suite.spec.prompt_hash,
             },
             detail={
+                # of single images, as the reference states it beside the mean
+                "tifa_stdev": statistics.stdev(value for value, _ in kept) if len(kept) > 1 else None,
                 "accuracy_by_kind": _by_kind(per_question), "n_prompts": mean.n_clusters,
                 "n_questions": sum(map(len, per_question)), "n_prompts_without_questions": n_without,
                 "n_answers_outside_choices": sum(answer not in q.choices for p in per_question for q, answer, _ in p),

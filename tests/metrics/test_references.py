@@ -214,3 +214,51 @@ def test_the_command_builds_shows_and_does_not_build_twice(
     kept = read_reference(tmp_path / "kept.npz")
     assert (kept.n, kept.protocol) == (None, "pytorch-fid")
     assert isinstance(kept.gaussian, Gaussian)
+
+
+def test_what_was_typed_is_looked_at_before_the_pictures(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.cli import main
+
+    monkeypatch.setattr(references, "check_pictures", lambda paths: pytest.fail("pictures were decoded"))
+    command = ["refs", "build", str(folder), "--out", str(tmp_path / "x.npz")]
+    for typed, said in (
+        (["--protocol", "nonsense"], "no protocol named 'nonsense'"),
+        (["--protocol", "clean", "--device", "tpu"], "--device 'tpu' is no device"),
+        (["--protocol", "clean", "--device", "cuda:x"], "is no device"),
+        (["--protocol", "clean", "--device", "cuda:99"], "--device cuda:99: this Python sees"),
+    ):
+        assert main([*command, *typed]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["text", "array", "objects", "no numbers", "pickle"])
+def test_foreign_files_are_told_in_our_words(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """NumPy would advise to load pickles, which run whatever is in them."""
+    import pickle
+    import zipfile
+
+    from bench.cli import main
+
+    file = tmp_path / "q.txt"
+    if kind == "text":
+        file.write_text("questions")
+    elif kind == "pickle":
+        file.write_bytes(pickle.dumps({"mu": 1}))
+    elif kind == "array":
+        with file.open("wb") as f:
+            np.save(f, np.zeros(3))
+    elif kind == "objects":
+        with file.open("wb") as f:
+            np.savez(f, mu=np.array([None]), sigma=np.eye(1))
+    else:
+        with zipfile.ZipFile(file, "w") as z:
+            z.writestr("mu", "a")
+            z.writestr("sigma", "b")
+    for command in (["refs", "show", str(file)], ["refs", "import", str(file), "--out", str(tmp_path / "y.npz")],
+                    ["plan", "--suite", "coco", "--tuner", "drtune", "--reference", str(file)]):  # fmt: skip
+        assert main(command) in (1, 2)
+        said = capsys.readouterr()
+        assert f"{file} cannot be read as reference statistics: " in said.err + said.out
+        assert "pickle" not in said.err + said.out

@@ -278,7 +278,24 @@ def test_tifas_published_sample_adds_up(
     values = [v for v in result.per_image or () if v is not None]
     assert sizes == [8, 11]
     assert result.value == pytest.approx(0.8125)
-    assert np.std(values, ddof=1) == pytest.approx(0.26517, abs=1e-5)
+    assert result.detail["tifa_stdev"] == pytest.approx(np.std(values, ddof=1)) == pytest.approx(0.26517, abs=1e-5)
+
+
+def test_the_deviation_is_over_images_with_questions(
+    make_scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cat, dog = (Question("p0", text, ("yes", "no"), "yes", "animal") for text in ("a cat ?", "a dog ?"))
+    script = {(0, cat.question): "yes", (0, dog.question): "yes", (1, cat.question): "yes", (1, dog.question): "no"}
+    monkeypatch.setattr(tifa, "reader_of", lambda judging, device: Scripted(script))
+    (two,) = TIFA().score(make_scene(suite=make_suite((cat, dog), seeds=(0, 1))))
+    assert two.detail["tifa_stdev"] == pytest.approx(0.25 * 2**0.5)  # of 1 and 1/2
+
+
+def test_one_image_has_no_deviation(make_scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    cat = Question("p0", "a cat ?", ("yes", "no"), "yes", "animal")
+    monkeypatch.setattr(tifa, "reader_of", lambda judging, device: Scripted({(0, cat.question): "yes"}))
+    (one,) = TIFA().score(make_scene(suite=make_suite((cat,), seeds=(0,))))
+    assert one.detail["tifa_stdev"] is None
 
 
 @pytest.fixture
