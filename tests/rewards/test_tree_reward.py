@@ -155,7 +155,11 @@ def test_a_real_kill_at_a_checkpoint_changes_no_bit(votes: Path, blip: Path, tmp
                "--steps", "2000", "--batch", "12", "--device", "cpu", "--checkpoint-every", "0",
                "--frozen", "0"]  # fmt: skip
     out = tmp_path / "killed"
-    process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    # sums are rounded in the order of the threads that share them: as many there as here
+    alone = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=alone
+    )
     deadline = time.monotonic() + 120
     while not (out / "work/checkpoint.pt").is_file():
         assert process.poll() is None and time.monotonic() < deadline
