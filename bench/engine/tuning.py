@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from bench.engine.kept import keep
 from bench.engine.loop import LoopState, drive
 from bench.engine.progress import Progress
 from bench.store import atomic
+from bench.store.fence import attempt_root
+from bench.store.liveness import read_pulse
 from bench.store.runs import RunFolder
 from rewards.expression import load_reward
 
@@ -222,8 +224,7 @@ class LeadTuning(Tuning):
 
     def _run(self, meters: Meters) -> str:
         keeper = self._keeper
-        # before the ledger is written again: its age tells when a killed attempt ended
-        heartbeat = Heartbeat(self.folder.root / "tuning.json", self.folder.ledger_path)
+        heartbeat = Heartbeat(self.folder.root / "tuning.json", self._earlier_attempts())
         tuner = self._build(meters)
         state = self._restore(tuner)
         primary = self.spec.budget.primary
@@ -252,6 +253,9 @@ class LeadTuning(Tuning):
         self.progress.say(text)
         self.attempt.warn(text)
         atomic.write_json(self.folder.root / FITTING, {"micro_batch": self.micro_batch})
+
+    def _earlier_attempts(self) -> list[Path]:
+        return [attempt_root(self.folder.root, number) for number in range(1, self.attempt.number)]
 
     def _should_stop(self) -> bool:
         return self.should_stop()
@@ -309,14 +313,17 @@ class LeadTuning(Tuning):
 class Heartbeat:
     """``tuning.json``: lets a process outside compute how long tuning has taken, over all attempts.
 
-    A killed attempt leaves its start behind and no end: it is taken to have ended when it last wrote its ledger, so
-    that the time between two attempts is nobody's.
+    A killed attempt leaves its start behind and no end: it is taken to have ended with its last sign of life, so that
+    the time between two attempts is nobody's. Files' own times are not asked: copying a run folder changes them.
     """
 
-    def __init__(self, path: Path, ledger_path: Path) -> None:
+    def __init__(self, path: Path, earlier: Sequence[Path]) -> None:
+        """
+        Args:
+            earlier: folders of the attempts before this one.
+        """
         self._path = path
-        self._ledger_path = ledger_path
-        self._before_s = self._earlier_s()
+        self._before_s = self._earlier_s(earlier)
 
     def __enter__(self) -> None:
         self._start = time.time()
@@ -326,14 +333,15 @@ class Heartbeat:
         spent_s = self._before_s + time.time() - self._start
         atomic.write_json(self._path, {"before_s": spent_s, "since_unix_s": None, "pid": os.getpid()})
 
-    def _earlier_s(self) -> float:
+    def _earlier_s(self, earlier: Sequence[Path]) -> float:
         """Wall-clock seconds of the attempts before this one."""
         if not self._path.exists():
             return 0.0
         left = atomic.read_json(self._path)
         before_s, since = float(left["before_s"]), left["since_unix_s"]
-        if since is not None and self._ledger_path.exists():
-            before_s += max(0.0, self._ledger_path.stat().st_mtime - since)
+        if since is not None:
+            beats = [float(pulse["unix_s"]) for attempt in earlier if (pulse := read_pulse(attempt)) is not None]
+            before_s += max(0.0, max(beats, default=since) - since)
         return before_s
 
 
