@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.claims import CLAIMS, combined, judge
+from benchmarks.claims import combined, judge
 from benchmarks.claims_results import Results
+from benchmarks.papers import CLAIMS
 
 
 @pytest.mark.parametrize(
