@@ -107,9 +107,10 @@ def test_with_grace_the_signal_keeps_a_checkpoint_and_nothing_is_lost(
 
 
 def test_a_time_limit_is_one_interruption_more(slurm: Cluster, world: World) -> None:
-    """Limits count whole minutes and are looked at twice a minute; 160 units take 84 s on an idle machine."""
+    """Limits count whole minutes and are looked at twice a minute; 300 units take 160 s on an idle machine."""
     on = OnCluster(world, slurm)
-    args = ("--budget", "steps=1000", "--set", "units=300", "--set", "slurm.time_min=2", "--set", "slurm.signal_s=15")
+    args = ("--budget", "steps=1000", "--set", "units=300", "--set", "slurm.time_min=2", "--set", "slurm.signal_s=15",
+            "--hard-limit", "900")  # fmt: skip
     on.submit(*args, tuner="micro-slow")
     (folder,) = on.folders("micro-slow")
     slurm.wait_idle(600)
