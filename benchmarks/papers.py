@@ -208,7 +208,9 @@ CLAIMS = [
           {f"N={n}": Arm("hgdpo", settings=(*_DPO, f"N={n}"), budget=_STEPS) for n in (2, 5, 10)},
           _rising(["N=2", "N=5", "N=10"], "N")),
     Claim("pair-rank", "HG-DPO's win rate rises with the loser's rank l", "HG-DPO Table 5",
-          {f"l={r}": Arm("hgdpo", settings=(*_DPO, "N=10", f"pair_rank={r}"), budget=_STEPS) for r in (2, 5, 10)},
+          # the last of ten is the default: pool-size has that arm too
+          {f"l={r}": Arm("hgdpo", settings=(*_DPO, "N=10", *rank), budget=_STEPS)
+           for r, rank in ((2, ("pair_rank=2",)), (5, ("pair_rank=5",)), (10, ()))},
           _rising(["l=2", "l=5", "l=10"], "l")),
     Claim("colour-shift", "statistic matching and latent adaptive normalisation remove DPO's colour shift",
           "HG-DPO Table 2 (hue, saturation, value)",
