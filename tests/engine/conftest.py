@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 SITE = Path(__file__).parent / "site"
+MANY = str(Path(__file__).parent / "many.py")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,14 @@ class World:
     def bench(self, *args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "bench", *args], capture_output=True, text=True, check=False,
                               env=self.env, timeout=580)  # fmt: skip
+
+    def bench_each(self, *commands: Sequence[str]) -> list[subprocess.CompletedProcess[str]]:
+        """As ``bench`` for each, in one process: for tests of what a command does, not of its processes. Runs need
+        ``--launcher inline``."""
+        done = subprocess.run([sys.executable, MANY], input=json.dumps(commands), capture_output=True, text=True,
+                              check=True, env=self.env, timeout=580)  # fmt: skip
+        return [subprocess.CompletedProcess(args, *ended)
+                for args, ended in zip(commands, json.loads(done.stdout), strict=True)]  # fmt: skip
 
     def start(self, *args: str, tuner: str = "drtune") -> subprocess.Popen[str]:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from tests.engine.conftest import World
 
 Finished = tuple[World, "subprocess.CompletedProcess[str]"]
@@ -55,14 +53,17 @@ def test_the_budget_holds_and_every_kind_is_reported(finished: Finished) -> None
     assert not any(ledger["lost"].values())
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("steps", 3), ("images", 7), ("reward_calls", 5), ("flops", 2e8)])
-def test_any_kind_may_be_the_limit(world: World, kind: str, limit: float) -> None:
-    assert world.run("--budget", f"{kind}={limit}").returncode == 0
-    record = world.record()
-    assert record["reason"] == f"budget:{kind}"
-    spent = record["ledger"]["spent"]
-    step = spent[kind] / spent["steps"]
-    assert limit - step < spent[kind] <= (limit + step if kind == "flops" else limit)
+def test_any_kind_may_be_the_limit(new_world: Callable[[], World]) -> None:
+    limits = {"steps": 3.0, "images": 7.0, "reward_calls": 5.0, "flops": 2e8}
+    worlds = {kind: new_world() for kind in limits}
+    worlds["steps"].bench_each(*(world.command("--budget", f"{kind}={limits[kind]}", "--launcher", "inline")[3:]
+                                 for kind, world in worlds.items()))  # fmt: skip
+    for kind, limit in limits.items():
+        record = worlds[kind].record()
+        assert record["reason"] == f"budget:{kind}"
+        spent = record["ledger"]["spent"]
+        step = spent[kind] / spent["steps"]
+        assert limit - step < spent[kind] <= (limit + step if kind == "flops" else limit)
 
 
 def test_the_same_command_again_says_what_is_done_and_where(finished: Finished) -> None:
@@ -242,39 +243,43 @@ def test_a_limited_run_is_never_ranked(world: World) -> None:
     assert "first 2 prompts" in record["unranked_reason"]
 
 
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (["run", "--suite", "coc", "--tuner", "drtune"], "'coco'"),
-        (["run", "--suite", "micro", "--tuner", "drtun"], "'drtune'"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--reward", "symetry"], "'symmetry'"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--model", "tiny-s"], "'tiny-sd'"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--launcher", "locl"], "'local'"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--set", "k=3"], "'K'"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--set", "K=abc"], "not a int"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--set", "K"], "no '='"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--budget", "steps=-1"], "above 0"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--budget", "coffee=3"], "coffee"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--seeds", "x"], "count"),
-        (["run", "--suite", "micro", "--tuner", "drtune", "--device", "tpu"], "cpu, cuda"),
-        (["run", "--suite", "micro", "--tuner", "./none.py"], "bench new tuner"),
-        (["run", "--suite", "coco", "--edition", "full", "--tuner", "drtune", "--data", "/nowhere"], "data status"),
-        (["run", "--suite", "micro"], "--tuner"),
-        (["show", "suite", "cocoo"], "'coco'"),
-        (["list", "tuner"], "'tuners'"),
-        (["score", "nope"], "bench status"),
-        (["report", "--runs", "/nowhere"], "bench run"),
-        (["nope"], "bench --help"),
-    ],
-)
-def test_mistakes_are_told_with_what_is_valid_and_what_to_type(world: World, args: list[str], says: str) -> None:
-    if args[0] == "run" and "--model" not in args:
-        args = [*args, "--model", str(world.model)]
-    done = world.bench(*args, *(["--runs", str(world.runs)] if args[0] in ("run", "score") else []))
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert says in done.stderr
+MISTAKES = [
+    (["run", "--suite", "coc", "--tuner", "drtune"], "'coco'"),
+    (["run", "--suite", "micro", "--tuner", "drtun"], "'drtune'"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--reward", "symetry"], "'symmetry'"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--model", "tiny-s"], "'tiny-sd'"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--launcher", "locl"], "'local'"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--set", "k=3"], "'K'"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--set", "K=abc"], "not a int"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--set", "K"], "no '='"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--budget", "steps=-1"], "above 0"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--budget", "coffee=3"], "coffee"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--seeds", "x"], "count"),
+    (["run", "--suite", "micro", "--tuner", "drtune", "--device", "tpu"], "cpu, cuda"),
+    (["run", "--suite", "micro", "--tuner", "./none.py"], "bench new tuner"),
+    (["run", "--suite", "coco", "--edition", "full", "--tuner", "drtune", "--data", "/nowhere"], "data status"),
+    (["run", "--suite", "micro"], "--tuner"),
+    (["show", "suite", "cocoo"], "'coco'"),
+    (["list", "tuner"], "'tuners'"),
+    (["score", "nope"], "bench status"),
+    (["report", "--runs", "/nowhere"], "bench run"),
+    (["nope"], "bench --help"),
+]
+
+
+def test_mistakes_are_told_with_what_is_valid_and_what_to_type(world: World) -> None:
+    commands = []
+    for args, _ in MISTAKES:
+        model = ["--model", str(world.model)] if args[0] == "run" and "--model" not in args else []
+        commands.append([*args, *model, *(["--runs", str(world.runs)] if args[0] in ("run", "score") else [])])
+    for done, (_, says) in zip(world.bench_each(*commands), MISTAKES, strict=True):
+        assert done.returncode == 2, done
+        assert "Traceback" not in done.stderr, done
+        assert says in done.stderr, done
     assert not list(world.runs.glob("*/*/*/record.json"))
+    # as a process of its own, too
+    done = world.bench(*commands[0])
+    assert (done.returncode, MISTAKES[0][1] in done.stderr) == (2, True)
 
 
 def test_adapter_scales_are_scored_beside_the_tuners_own(finished: Finished, new_world: Callable[[], World]) -> None:
