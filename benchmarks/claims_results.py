@@ -18,8 +18,8 @@ from bench.engine.plan import PlannedRun
 from bench.store import atomic
 
 METRICS = (
-    "reward/tiny-pick", "reward/tiny-judge", "reward/tiny-caption", "reward/symmetry", "clipscore/tiny-clip",
-    "tifa/tiny-vqa", "colour-shift/hue", "colour-shift/saturation", "colour-shift/value",
+    "reward/tiny-pick", "reward/tiny-judge", "reward/tiny-caption", "reward/tree", "reward/symmetry",
+    "clipscore/tiny-clip", "tifa/tiny-vqa", "colour-shift/hue", "colour-shift/saturation", "colour-shift/value",
 )  # fmt: skip
 """What claims compare."""
 
