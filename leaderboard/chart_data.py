@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import lru_cache
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 ROLE_COLOURS = {"held-out": "var(--held-out)", "related": "var(--related)", "trained-on": "var(--trained-on)"}
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
@@ -53,16 +56,20 @@ def thinned(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float
     n = len(xs)
     if n <= MOST_POINTS:
         return list(xs), list(ys)
-    kept = [0]
-    n_stretches = MOST_POINTS // 2 - 1
-    edges = [1 + (n - 2) * i // n_stretches for i in range(n_stretches + 1)]
-    for start, end in pairwise(edges):
-        part = ys[start:end]
-        known = [y for y in part if y is not None]
-        if known:
-            low, high = part.index(min(known)), part.index(max(known))
-            kept += [start + low] if low == high else [start + min(low, high), start + max(low, high)]
-        else:
-            kept.append(start)
-    kept.append(n - 1)
+    stretches = _stretches(n)
+    values = np.array(ys, dtype=np.float64)[stretches]  # no value becomes NaN
+    gaps = np.isnan(values)
+    low, high = (np.where(gaps, np.inf, values), np.where(gaps, -np.inf, values)) if gaps.any() else (values, values)
+    ends = np.sort(np.stack((low.argmin(axis=1), high.argmax(axis=1)), axis=1), axis=1)
+    kept = [0, *dict.fromkeys(np.take_along_axis(stretches, ends, axis=1).ravel().tolist()), n - 1]
     return [xs[i] for i in kept], [ys[i] for i in kept]
+
+
+@lru_cache(maxsize=64)
+def _stretches(n: int) -> NDArray[np.int64]:
+    """Places of all values but the first and the last, a stretch a row; short rows repeat their last place."""
+    n_stretches = MOST_POINTS // 2 - 1
+    edges = np.array([1 + (n - 2) * i // n_stretches for i in range(n_stretches + 1)])
+    width = int(np.diff(edges).max())
+    found: NDArray[np.int64] = np.minimum(edges[:-1, None] + np.arange(width), edges[1:, None] - 1)
+    return found

@@ -35,7 +35,9 @@ def over_budget(
 def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> Markup:
     """One scalar of tuning; a gap where it has no value. At least two values; long ones are ``thinned``."""
     xs, ys = thinned(xs, ys)
-    return _both(plot.curve(xs, ys, x, y), specs.curve(xs, ys, x, y))
+    # Writing numbers is most of the work: both forms hold the same ones.
+    told = [(f"{a:.6g}", None if b is None else f"{b:.7g}") for a, b in zip(xs, ys, strict=True)]
+    return _both(plot.curve(xs, ys, x, y, told), specs.curve(told, x, y))
 
 
 def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: float) -> Markup:

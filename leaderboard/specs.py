@@ -32,7 +32,11 @@ def over_budget(
     drawn = tuple(plot.colour_of(s, colours) for s in series)
     spans = any(p.low is not None and p.high is not None for p in points)
     frame = _over_budget(tuple(_label(s, colours) for s in series), drawn, x, y, end, neutral, spans)
-    rows = (f'{{"x":{_number(p.x)},"y":{_number(p.value)},{_ends(p)}"s":{at[p.series, p.role]}}}' for p in points)
+    rows = [
+        f'{{"x":{p.x:.6g},"y":{p.value:.6g},"s":{at[p.series, p.role]}}}' if p.low is None or p.high is None else
+        f'{{"x":{p.x:.6g},"y":{p.value:.6g},"low":{p.low:.6g},"high":{p.high:.6g},"s":{at[p.series, p.role]}}}'
+        for p in points
+    ]  # fmt: skip
     return frame.replace(_DATA, f"[{','.join(rows)}]")
 
 
@@ -57,9 +61,9 @@ def _over_budget(
     return _json({"width": _WIDTH, "height": _HEIGHT, "layer": layers, **_data(names)})
 
 
-def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> str:
-    """The chart of ``leaderboard.plot.curve``."""
-    rows = ",".join([f'{{"x":{a:.6g},"y":{"null" if b is None else f"{b:.5g}"}}}' for a, b in zip(xs, ys, strict=True)])
+def curve(told: Sequence[tuple[str, str | None]], x: Axis, y: Axis) -> str:
+    """The chart of ``leaderboard.plot.curve``; ``told`` are its values as JSON writes them."""
+    rows = ",".join([f'{{"x":{a},"y":{b or "null"}}}' for a, b in told])
     return _curve(x, y).replace(_DATA, f"[{rows}]")
 
 
@@ -194,14 +198,6 @@ def _without(encoding: Spec, *channels: str) -> Spec:
 
 def _label(series: Series, colours: Mapping[str, str] | None) -> str:
     return series[0] if colours else f"{series[0]} ({series[1]})"
-
-
-def _ends(p: Point) -> str:
-    return "" if p.low is None or p.high is None else f'"low":{_number(p.low)},"high":{_number(p.high)},'
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}"
 
 
 def _json(spec: Any) -> str:
