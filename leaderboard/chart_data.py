@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -73,3 +74,22 @@ def _stretches(n: int) -> NDArray[np.int64]:
     width = int(np.diff(edges).max())
     found: NDArray[np.int64] = np.minimum(edges[:-1, None] + np.arange(width), edges[1:, None] - 1)
     return found
+
+
+def polyline(xs: Sequence[float], ys: Sequence[float | None]) -> list[str]:
+    """The stretches between gaps in the data's own units, as SVG writes lines: ``0 0.5L30 0.75L60 1``.
+
+    Writing numbers is most of the work of a curve, so both forms are made of these."""
+    if None not in ys:
+        return [_line_of(len(xs)) % tuple(chain.from_iterable(zip(xs, ys, strict=True)))]
+    found = []
+    for known, part in groupby(zip(xs, ys, strict=True), lambda point: point[1] is not None):
+        if known:
+            points = list(part)
+            found.append(_line_of(len(points)) % tuple(chain.from_iterable(points)))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _line_of(n: int) -> str:
+    return "L".join(["%.6g %.7g"] * n)

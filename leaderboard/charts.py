@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from leaderboard import plot, specs
-from leaderboard.chart_data import Axis, Point, Shape, thinned
+from leaderboard.chart_data import Axis, Point, Shape, polyline, thinned
 
 __all__ = ["Axis", "Point", "curve", "forest", "over_budget", "radar"]
 
@@ -35,8 +35,7 @@ def over_budget(
 def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> Markup:
     """One scalar of tuning; a gap where it has no value. At least two values; long ones are ``thinned``."""
     xs, ys = thinned(xs, ys)
-    # Writing numbers is most of the work: both forms hold the same ones.
-    told = [(f"{a:.6g}", None if b is None else f"{b:.7g}") for a, b in zip(xs, ys, strict=True)]
+    told = polyline(xs, ys)
     return _both(plot.curve(xs, ys, x, y, told), specs.curve(told, x, y))
 
 

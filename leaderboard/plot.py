@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import groupby
 
 from leaderboard.chart_data import DASHES, ROLE_COLOURS, Axis, Point, Series, Shape, series_of, slots_of
 from leaderboard.escaping import html
@@ -77,23 +76,18 @@ def over_budget(
     return f"{_svg(parts)}{_legend(tuple(series), colours)}"
 
 
-def curve(
-    xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis, told: Sequence[tuple[str, str | None]]
-) -> str:
+def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis, told: Sequence[str]) -> str:
     """One scalar of tuning; a gap where it has no value. At least two values.
 
     Args:
-        told: ``xs`` and ``ys`` as they are written; the line is in their units, which the specification has too.
+        told: the line of ``xs`` and ``ys`` in their own units (``chart_data.polyline``).
     """
     low, high = min(xs), max(xs)
     across = _Scale(low, high if high > low else low + 1.0, LEFT, WIDTH - RIGHT)
     up = _vertical([v for v in ys if v is not None])
-    if None in ys:
-        stretches = [list(part) for known, part in groupby(told, lambda row: row[1] is not None) if known]
-    else:
-        stretches = [list(told)]
-    line = "".join(["M" + "L".join([f"{a} {b}" for a, b in part]) for part in stretches])
-    return _svg([*_axes(across, up, x, y), f'<path class="line data" transform="{across.matrix(up)}" d="{line}"/>'])
+    return _svg(
+        [*_axes(across, up, x, y), f'<path class="line data" transform="{across.matrix(up)}" d="M{"M".join(told)}"/>']
+    )
 
 
 def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: float) -> str:

@@ -132,7 +132,10 @@ class Run:
         """
         names = {s.name for s in snapshots if s is not None}
         data = _read(self.folder, self.digest)
-        return upgrade({**data, "metrics": [m for m in data["metrics"] if m["snapshot"] in names]})
+        metrics = [m for m in data["metrics"] if m["snapshot"] in names]
+        found = upgrade({**data, "metrics": metrics, "curve": _NO_CURVE})
+        found.curve.columns, found.curve.rows = data["curve"]["columns"], data["curve"]["rows"]  # long, and checked
+        return found
 
     @property
     def place(self) -> str:
@@ -321,6 +324,7 @@ def _metric(m: list[Any], passports: list[dict[str, Any]]) -> Metric:
     return Metric._make(m)
 
 
+_NO_CURVE: dict[str, Any] = {"columns": [], "rows": []}
 _CHANGE, _PASSPORT = Metric._fields.index("difference"), Metric._fields.index("passport")
 _OTHERS = frozenset({"root", "folder", "budget", "snapshots", "metrics", "scales"})
 _PLAIN = tuple(name for name in Run.__slots__ if name not in _OTHERS)

@@ -17,6 +17,7 @@ from leaderboard.chart_data import DASHES, SHAPES, Axis, Point, Series, Shape, s
 
 Spec = dict[str, Any]
 _DATA = '"<<data>>"'
+_Y, _NEXT = ',"y":', '},{"x":'
 _HAS_INTERVAL = [{"filter": "isValid(datum.low) && isValid(datum.high)"}]
 _WIDTH, _HEIGHT = plot.WIDTH - plot.LEFT - plot.RIGHT, plot.HEIGHT - plot.TOP - plot.BOTTOM
 
@@ -61,10 +62,11 @@ def _over_budget(
     return _json({"width": _WIDTH, "height": _HEIGHT, "layer": layers, **_data(names)})
 
 
-def curve(told: Sequence[tuple[str, str | None]], x: Axis, y: Axis) -> str:
-    """The chart of ``leaderboard.plot.curve``; ``told`` are its values as JSON writes them."""
-    rows = ",".join([f'{{"x":{a},"y":{b or "null"}}}' for a, b in told])
-    return _curve(x, y).replace(_DATA, f"[{rows}]")
+def curve(told: Sequence[str], x: Axis, y: Axis) -> str:
+    """The chart of ``leaderboard.plot.curve``; ``told`` is its line (``chart_data.polyline``)."""
+    rows = [f'{{"x":{part.replace(" ", _Y).replace("L", _NEXT)}}}' for part in told]
+    gap = f',{{"x":{told[0].partition(" ")[0]},"y":null}},' if told else ""
+    return _curve(x, y).replace(_DATA, f"[{gap.join(rows)}]")
 
 
 @lru_cache(maxsize=512)
