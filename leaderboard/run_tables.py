@@ -85,7 +85,7 @@ def ledger(run: Run, record: Record) -> list[dict[str, Any]]:
             rows.append({
                 "kind": kind, "help": KIND_HELP[kind], "spent": wording.number(spent),
                 "limit": "–" if limit is None else wording.number(limit),
-                "share": "" if limit is None else f"{spent / limit:.1%}",
+                "share": "" if limit is None else wording.share(spent / limit, 1),
                 "lost": wording.number(found.lost.get(kind, 0.0)), "primary": kind == run.budget.primary,
             })  # fmt: skip
     return rows

@@ -126,6 +126,11 @@ def span(metric: str, low: float | None, high: float | None, decimals: int, *, s
     return f"{figure(metric, low, decimals, signed=signed)}{between}{figure(metric, high, decimals, signed=signed)}"
 
 
+def share(value: float, decimals: int = 0) -> str:
+    """``99.2 %``"""
+    return f"{100 * value:.{decimals}f} %"
+
+
 def unit_of(kind: str) -> str:
     """The short unit of a budget kind."""
     return _KIND_UNITS.get(kind, kind)

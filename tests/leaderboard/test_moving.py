@@ -1,5 +1,5 @@
-"""What makes a site of thousands quick says the same as the plain way: texts of JSON, runs sent to other processes, lines
-written once, paths checked part by part."""
+"""What makes a site of thousands quick says the same as the plain way: texts of JSON, runs that are sent to other
+processes, lines whose numbers are written once, paths that are checked part by part."""
 
 from __future__ import annotations
 
