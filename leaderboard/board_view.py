@@ -159,7 +159,7 @@ def spent_over(runs: Sequence[Run]) -> dict[str, Any]:
         "kinds": kinds, "share": mean / limit,
         "text": f"{mean:,.0f}" if mean >= 1000 else wording.number(mean),
         "limit": wording.amount(budget.primary, limit),
-        "over": f"{max(used) / limit - 1:.1%} over the limit" if max(used) > limit else "",
+        "over": f"{wording.share(max(used) / limit - 1, 1)} over the limit" if max(used) > limit else "",
     }  # fmt: skip
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import lru_cache
+from itertools import chain, groupby
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 ROLE_COLOURS = {"held-out": "var(--held-out)", "related": "var(--related)", "trained-on": "var(--trained-on)"}
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
@@ -53,16 +57,39 @@ def thinned(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float
     n = len(xs)
     if n <= MOST_POINTS:
         return list(xs), list(ys)
-    kept = [0]
-    n_stretches = MOST_POINTS // 2 - 1
-    edges = [1 + (n - 2) * i // n_stretches for i in range(n_stretches + 1)]
-    for start, end in pairwise(edges):
-        part = ys[start:end]
-        known = [y for y in part if y is not None]
-        if known:
-            low, high = part.index(min(known)), part.index(max(known))
-            kept += [start + low] if low == high else [start + min(low, high), start + max(low, high)]
-        else:
-            kept.append(start)
-    kept.append(n - 1)
+    stretches = _stretches(n)
+    values = np.array(ys, dtype=np.float64)[stretches]  # no value becomes NaN
+    gaps = np.isnan(values)
+    low, high = (np.where(gaps, np.inf, values), np.where(gaps, -np.inf, values)) if gaps.any() else (values, values)
+    ends = np.sort(np.stack((low.argmin(axis=1), high.argmax(axis=1)), axis=1), axis=1)
+    kept = [0, *dict.fromkeys(np.take_along_axis(stretches, ends, axis=1).ravel().tolist()), n - 1]
     return [xs[i] for i in kept], [ys[i] for i in kept]
+
+
+@lru_cache(maxsize=64)
+def _stretches(n: int) -> NDArray[np.int64]:
+    """Places of all values but the first and the last, a stretch a row; short rows repeat their last place."""
+    n_stretches = MOST_POINTS // 2 - 1
+    edges = np.array([1 + (n - 2) * i // n_stretches for i in range(n_stretches + 1)])
+    width = int(np.diff(edges).max())
+    found: NDArray[np.int64] = np.minimum(edges[:-1, None] + np.arange(width), edges[1:, None] - 1)
+    return found
+
+
+def polyline(xs: Sequence[float], ys: Sequence[float | None]) -> list[str]:
+    """The stretches between gaps in the data's own units, as SVG writes lines: ``0 0.5L30 0.75L60 1``.
+
+    Writing numbers is most of the work of a curve, so both forms are made of these."""
+    if None not in ys:
+        return [_line_of(len(xs)) % tuple(chain.from_iterable(zip(xs, ys, strict=True)))]
+    found = []
+    for known, part in groupby(zip(xs, ys, strict=True), lambda point: point[1] is not None):
+        if known:
+            points = list(part)
+            found.append(_line_of(len(points)) % tuple(chain.from_iterable(points)))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _line_of(n: int) -> str:
+    return "L".join(["%.6g %.7g"] * n)

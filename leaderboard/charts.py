@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from leaderboard import plot, specs
-from leaderboard.chart_data import Axis, Point, Shape, thinned
+from leaderboard.chart_data import Axis, Point, Shape, polyline, thinned
 
 __all__ = ["Axis", "Point", "curve", "forest", "over_budget", "radar"]
 
@@ -35,7 +35,8 @@ def over_budget(
 def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> Markup:
     """One scalar of tuning; a gap where it has no value. At least two values; long ones are ``thinned``."""
     xs, ys = thinned(xs, ys)
-    return _both(plot.curve(xs, ys, x, y), specs.curve(xs, ys, x, y))
+    told = polyline(xs, ys)
+    return _both(plot.curve(xs, ys, x, y, told), specs.curve(told, x, y))
 
 
 def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: float) -> Markup:

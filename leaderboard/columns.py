@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core.identity import canonical_json, digest
 from leaderboard.run import Metric, Run
+from leaderboard.spelling import short_digest, spelled
 from leaderboard.wording import METRIC_KINDS, kind_of, plain_value
 
 _ROLE_ORDER = {"held-out": 0, "related": 1, "trained-on": 2}
@@ -67,7 +67,7 @@ class Figures:
     def _text(self, passport: dict[str, Any]) -> str:
         """Thousands of metrics share few passports, each one object that its run keeps alive."""
         if id(passport) not in self._passports:
-            self._passports[id(passport)] = canonical_json(passport)
+            self._passports[id(passport)] = spelled(passport)
         return self._passports[id(passport)]
 
     def _by_column(self, found: Sequence[tuple[Facts, Metric]]) -> dict[str, Metric]:
@@ -86,7 +86,7 @@ class Figures:
                 if not same:
                     continue  # a failed metric is told on its row
                 roles, counts = {m.role for m in same}, {m.n for m in same}
-                key = digest([name, fact], 10)
+                key = short_digest([name, fact], 10)
                 self._keys[facts] = key
                 made.append(Column(
                     key=key, metric=name, unit=same[0].unit, higher_is_better=same[0].higher_is_better,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+
+from markupsafe import escape
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|&~$-])")
 _LATEX = {
@@ -12,6 +15,16 @@ _LATEX = {
     "↓": r"$\downarrow$", "×": r"$\times$", "·": r"$\cdot$", "±": r"$\pm$", "≈": r"$\approx$",
 }  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+@lru_cache(maxsize=8192)
+def html(text: str) -> str:
+    """For HTML and its quoted attributes, where no template escapes; kept, as pages repeat their words.
+
+    >>> html("<b> & 'c'")
+    '&lt;b&gt; &amp; &#39;c&#39;'
+    """
+    return str(escape(text))
 
 
 def one_line(text: str) -> str:

@@ -23,6 +23,7 @@ from leaderboard.pages import Figure, board_text
 from leaderboard.statistics import BoardFacts, row_id
 from leaderboard.table import LONG_COLUMNS, Board, Cell, Row, long_rows
 
+_RUN, _VALUE, _N, _CHANGE, _PASSPORT = map(LONG_COLUMNS.index, ("snapshot", "value", "n", "difference", "passport"))
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
 
 
@@ -129,8 +130,20 @@ def _figures(board: Board, _: BoardFacts) -> Made:
             cells[text] = quoted if _NEEDS_QUOTES.search(text) else text
         return cells[text]
 
-    lines = (",".join(map(cell, row)) for row in long_rows(board.runs))
-    return "\n".join([",".join(LONG_COLUMNS), *lines, ""]), {}
+    parts: dict[tuple[Any, ...], str] = {}  # most of a row is that of the row before, or of the same metric elsewhere
+
+    def told(*part: Any) -> str:
+        found = parts.get(part)
+        if found is None:
+            found = parts[part] = ",".join(map(cell, part[1:]))
+        return found
+
+    lines = [",".join(LONG_COLUMNS)]
+    for row in long_rows(board.runs):
+        lines.append(f"{told('run', *row[:_RUN])},{told('stage', *row[_RUN:_VALUE])},"
+                     f"{','.join(map(cell, row[_VALUE:_N]))},{told('what', *row[_N:_CHANGE])},"
+                     f"{','.join(map(cell, row[_CHANGE:_PASSPORT]))},{told('how', *row[_PASSPORT:])}")  # fmt: skip
+    return "\n".join([*lines, ""]), {}
 
 
 def _csv(board: Board, facts: BoardFacts) -> Made:

@@ -17,6 +17,7 @@ from leaderboard.evidence import Picture
 from leaderboard.program import program
 from leaderboard.read import Unreadable
 from leaderboard.run import Run
+from leaderboard.spelling import short_digest
 from leaderboard.statistics import BoardFacts, board_facts
 from leaderboard.table import Board
 
@@ -121,4 +122,4 @@ def slug(text: str) -> str:
 
 def inputs_of(*values: Any) -> str:
     """Digest of ``values`` (plain data) together with the program that makes pages of them."""
-    return digest([program(), *values], 24)
+    return short_digest([program(), *values], 24)

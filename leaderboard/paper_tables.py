@@ -17,6 +17,7 @@ from leaderboard.columns import Column
 from leaderboard.page import Made, Page, Site, board_path, inputs_of
 from leaderboard.pages import Figure, board_text, render
 from leaderboard.run import Metric, Run, Snapshot
+from leaderboard.stats import over_seeds
 from leaderboard.table import Board, Row
 
 DIMENSIONS = ("style", "content", "color", "lighting", "detail", "layout")
@@ -63,9 +64,11 @@ def rewards_by_tuners(board: Board) -> PaperTable | None:
     """DRTune's Table 1: the mean of each reward that tuners were trained on, at the end, by tuner.
 
     Where runs were measured by different reward models of one name, as by the tree that each run fitted for itself,
-    their means have no common scale: the gain over the run's own base model stands instead.
+    their means have no common scale: the gain over the run's own base model stands instead. Intervals are the records'
+    own for one run and ``over_seeds`` for the seeds of one row; different settings are no sample of anything.
     """
     trained: dict[str, dict[str, list[Metric]]] = {}
+    n_rows: dict[tuple[str, str], set[str]] = {}
     base: dict[str, list[Metric]] = {}
     heads: dict[str, Run] = {}
     for row in board.rows:
@@ -74,6 +77,7 @@ def rewards_by_tuners(board: Board) -> PaperTable | None:
             for name, m in run.entries(run.final).items():
                 if m.role == "trained-on" and m.value is not None and wording.kind_of(name) == "reward":
                     trained.setdefault(name, {}).setdefault(run.tuner, []).append(m)
+                    n_rows.setdefault((name, run.tuner), set()).add(row.runs[0].run_id)
                     heads.setdefault(run.tuner, row.runs[0])
                     if name in start:
                         base.setdefault(name, []).append(start[name])
@@ -87,10 +91,10 @@ def rewards_by_tuners(board: Board) -> PaperTable | None:
         arrow = "↑" if measured[0].higher_is_better else "↓"
         columns.append((name, gains, f"{wording.subject_of(name)}{OWN_GAIN if gains else ''} {arrow}"))
     rows = [("base model", "", tuple(_mean([] if gains else base.get(n, [])[:1]) for n, gains, _ in columns))]
-    rows += [
-        (tuner, head.run_id, tuple((_gain if gains else _mean)(trained[n].get(tuner, [])) for n, gains, _ in columns))
-        for tuner, head in sorted(heads.items())
-    ]
+    for tuner, head in sorted(heads.items()):
+        figures = [(_gain if gains else _mean)(trained[name].get(tuner, []), len(n_rows.get((name, tuner), ())))
+                   for name, gains, _ in columns]  # fmt: skip
+        rows.append((tuner, head.run_id, tuple(figures)))
     return PaperTable(board, tuple(head for _, _, head in columns), tuple(rows))
 
 
@@ -197,23 +201,42 @@ def tree_radar(shapes: Sequence[Shape]) -> Markup:
     return charts.radar(DIMENSIONS, shapes, least=min(values) - room, most=max(values) + room)
 
 
-def _mean(found: Sequence[Metric]) -> Figure:
+def _mean(found: Sequence[Metric], n_rows: int = 1) -> Figure:
     values = [m.value for m in found if m.value is not None]
     if not values:
         return Figure("–")
-    mean = math.fsum(values) / len(values)
-    return Figure(wording.figure(found[0].name, mean, wording.places(found[0].name, values, [])), sort=mean)
+    name = found[0].name
+    mean, low, high = over_seeds(values, [m.ci_low for m in found], [m.ci_high for m in found])
+    return _with_interval(name, mean, values, low, high, shown=n_rows == 1)
 
 
-def _gain(found: Sequence[Metric]) -> Figure:
-    """The mean of the runs' gains over their own base, with the least and the most: every run's scale is its own."""
-    gains = [m.difference.value for m in found if m.difference is not None]
-    if not gains:
+def _gain(found: Sequence[Metric], n_rows: int) -> Figure:
+    """The mean of the runs' gains over their own base, with the least and the most: every run's scale is its own. One
+    run's gain has its interval."""
+    changes = [m.difference for m in found if m.difference is not None]
+    if not changes:
         return Figure("–")
+    gains = [change.value for change in changes]
     name, mean = found[0].name, math.fsum(gains) / len(gains)
-    decimals = wording.places(name, gains, [])
-    ends = wording.span(name, min(gains), max(gains), decimals, signed=True) if len(gains) > 1 else ""
-    return Figure(wording.figure(name, mean, decimals, signed=True), ends, mean)
+    if len(gains) == 1:
+        return _with_interval(name, mean, gains, changes[0].ci_low, changes[0].ci_high, signed=True)
+    return _with_interval(name, mean, gains, min(gains), max(gains), signed=True, is_interval=False)
+
+
+def _with_interval(
+    name: str, mean: float, values: Sequence[float], low: float | None, high: float | None, *, shown: bool = True,
+    signed: bool = False, is_interval: bool = True,
+) -> Figure:  # fmt: skip
+    """
+    Args:
+        shown: False: there is none to show.
+        is_interval: whether decimals go by its width; the least and the most of some figures say nothing of precision.
+    """
+    ends = low is not None and high is not None and shown
+    halves = [(high - low) / 2] if ends and is_interval and low is not None and high is not None else []
+    decimals = wording.places(name, values, halves)
+    span = wording.span(name, low, high, decimals, signed=signed) if ends else ""
+    return Figure(wording.figure(name, mean, decimals, signed=signed), span, mean)
 
 
 def _plain(column: Column, value: float | None) -> Figure:

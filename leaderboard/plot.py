@@ -10,9 +10,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
-from markupsafe import escape
-
 from leaderboard.chart_data import DASHES, ROLE_COLOURS, Axis, Point, Series, Shape, series_of, slots_of
+from leaderboard.escaping import html
 
 WIDTH, HEIGHT = 320, 190
 FOREST_WIDTH = 380
@@ -40,17 +39,9 @@ class _Scale:
     def __call__(self, value: float) -> str:
         return f"{self._a * value + self._b:.1f}"
 
-    def path(self, up: _Scale, xs: Sequence[float], ys: Sequence[float | None]) -> str:
-        """A line through the values; it breaks where there is none."""
-        a, b, c, d = self._a, self._b, up._a, up._b
-        parts, pen = [], "M"
-        for x, y in zip(xs, ys, strict=True):
-            if y is None:
-                pen = "M"
-            else:
-                parts.append(f"{pen}{a * x + b:.1f} {c * y + d:.1f}")
-                pen = "L"
-        return "".join(parts)
+    def matrix(self, up: _Scale) -> str:
+        """What takes a point in the data's own units to its place."""
+        return f"matrix({self._a:.6g} 0 0 {up._a:.6g} {self._b:.6g} {up._b:.6g})"
 
 
 def over_budget(
@@ -64,31 +55,39 @@ def over_budget(
     values = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
     across = _Scale(0.0, max([limit, *(p.x for p in points)]) or 1.0, LEFT, WIDTH - RIGHT)
     up = _vertical(values if neutral is None else [*values, neutral])
-    parts = [*_axes(across, up, x, y)]
+    parts = _axes(across, up, x, y)
     if neutral is not None:
         parts.append(_line("neutral", LEFT, up(neutral), WIDTH - RIGHT, up(neutral)))
     series = series_of(points)
-    for i, (name, role) in enumerate(series):
-        mine = sorted((p for p in points if (p.series, p.role) == (name, role)), key=lambda p: p.x)
-        path = across.path(up, [p.x for p in mine], [p.value for p in mine])
-        parts.append(f'<g style="color:{colour_of((name, role), colours)}"><path class="line"{_dash(i)} d="{path}"/>')
-        shown = escape(name)
+    for i, one in enumerate(series):
+        mine = [p for p in points if (p.series, p.role) == one] if len(series) > 1 else list(points)
+        mine.sort(key=lambda p: p.x)
+        shown, outline = html(one[0]), _OUTLINES[i % len(_OUTLINES)]
+        line, drawn = [], []
         for p in mine:
-            at = across(p.x)
+            (at, amount), y_at = _along(across.high, p.x, x.format), up(p.value)
+            line.append(f"{at} {y_at}")
             if p.low is not None and p.high is not None:
-                parts.append(_line("span", at, up(p.low), at, up(p.high)))
-            parts.append(f"<g><title>{shown}: {_format(p.value, y.format)} at {_format(p.x, x.format)}</title>"
-                         f"{_mark(i, at, up(p.value))}</g>")  # fmt: skip
-        parts.append("</g>")
-    return f"{_svg(parts)}{_legend(series, colours)}"
+                drawn.append(f'<path class="span" d="M{at} {up(p.low)}V{up(p.high)}"/>')
+            drawn.append(f"<g><title>{shown}: {_format(p.value, y.format)} at {amount}</title>"
+                         f'<path class="mark" transform="translate({at} {y_at})" d="{outline}"/></g>')  # fmt: skip
+        parts.append(f'<g style="color:{colour_of(one, colours)}"><path class="line"{_dash(i)} d="M{"L".join(line)}"/>'
+                     f"{''.join(drawn)}</g>")  # fmt: skip
+    return f"{_svg(parts)}{_legend(tuple(series), colours)}"
 
 
-def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> str:
-    """One scalar of tuning; a gap where it has no value. At least two values."""
+def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis, told: Sequence[str]) -> str:
+    """One scalar of tuning; a gap where it has no value. At least two values.
+
+    Args:
+        told: the line of ``xs`` and ``ys`` in their own units (``chart_data.polyline``).
+    """
     low, high = min(xs), max(xs)
     across = _Scale(low, high if high > low else low + 1.0, LEFT, WIDTH - RIGHT)
     up = _vertical([v for v in ys if v is not None])
-    return _svg([*_axes(across, up, x, y), f'<path class="line" d="{across.path(up, xs, ys)}"/>'])
+    return _svg(
+        [*_axes(across, up, x, y), f'<path class="line data" transform="{across.matrix(up)}" d="M{"M".join(told)}"/>']
+    )
 
 
 def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: float) -> str:
@@ -105,7 +104,7 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
     for i, name in enumerate(rows):
         shown = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
         parts.append(f'<text x="{FOREST_LEFT - 8}" y="{TOP + step * (i + 0.5):.1f}" dy=".32em" text-anchor="end">'
-                     f"<title>{escape(name)}</title>{escape(shown)}</text>")  # fmt: skip
+                     f"<title>{html(name)}</title>{html(shown)}</text>")  # fmt: skip
     for k, (name, role) in enumerate(series):
         parts.append(f'<g style="color:{colour_of((name, role), None)}">')
         for p in points:
@@ -113,10 +112,10 @@ def forest(points: Sequence[Point], rows: Sequence[str], x: Axis, *, neutral: fl
                 at = f"{TOP + step * p.x + 12 * (slots.index(p.series) + 1):.1f}"
                 if p.low is not None and p.high is not None:
                     parts.append(_line("span", across(p.low), at, across(p.high), at))
-                said = escape(f"{rows[int(p.x)]}, {name}: {_format(p.value, x.format)}")
+                said = html(f"{rows[int(p.x)]}, {name}: {_format(p.value, x.format)}")
                 parts.append(f"<g><title>{said}</title>{_mark(k, across(p.value), at)}</g>")
         parts.append("</g>")
-    return f"{_svg(parts, FOREST_WIDTH, bottom + BOTTOM)}{_legend(series, None)}"
+    return f"{_svg(parts, FOREST_WIDTH, bottom + BOTTOM)}{_legend(tuple(series), None)}"
 
 
 def radar(spokes: Sequence[str], shapes: Sequence[Shape], least: float, most: float, middle: float | None) -> str:
@@ -131,12 +130,12 @@ def radar(spokes: Sequence[str], shapes: Sequence[Shape], least: float, most: fl
         parts.append(f'<polygon class="web" stroke-dasharray="3 3" points="{web([middle] * n)}"/>')
     for (x, y), (at, up), name in zip(corners([1.0] * n, 0, 1), corners([1.16] * n, 0, 1), spokes, strict=True):
         parts.append(f'<path class="grid" d="M0 0L{x:.1f} {y:.1f}"/>')
-        parts.append(f'<text text-anchor="middle" dy=".32em" x="{at:.1f}" y="{up:.1f}">{escape(name)}</text>')
+        parts.append(f'<text text-anchor="middle" dy=".32em" x="{at:.1f}" y="{up:.1f}">{html(name)}</text>')
     for i, (name, values) in enumerate(shapes):
         parts.append(f'<polygon class="area s{i}" points="{web(values)}"{_dash(i)}>'
-                     f"<title>{escape(name)}</title></polygon>")  # fmt: skip
+                     f"<title>{html(name)}</title></polygon>")  # fmt: skip
     names = "".join(f'<li><svg class="plot s{i}" viewBox="0 0 22 12"><path class="line"{_dash(i)} d="M0 6h22"/></svg> '
-                    f"{escape(name)}</li>" for i, (name, _) in enumerate(shapes))  # fmt: skip
+                    f"{html(name)}</li>" for i, (name, _) in enumerate(shapes))  # fmt: skip
     return f'<svg class="plot" viewBox="-160 -130 320 260">{"".join(parts)}</svg><ul class="legend">{names}</ul>'
 
 
@@ -167,12 +166,20 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def _axes(across: _Scale, up: _Scale, x: Axis, y: Axis) -> Iterator[str]:
+def _axes(across: _Scale, up: _Scale, x: Axis, y: Axis) -> list[str]:
+    parts = []
     for value in _ticks(up.low, up.high):
         at = up(value)
-        yield (f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/><text x="{LEFT - 5}" y="{at}" dy=".32em" '
-               f'text-anchor="end">{_format(value, y.format)}</text>')  # fmt: skip
-    yield _across_cached(across.low, across.high, x)
+        parts.append(f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/><text x="{LEFT - 5}" y="{at}" dy=".32em" '
+                     f'text-anchor="end">{_format(value, y.format)}</text>')  # fmt: skip
+    parts.append(_across_cached(across.low, across.high, x))
+    return parts
+
+
+@lru_cache(maxsize=4096)
+def _along(high: float, value: float, form: str) -> tuple[str, str]:
+    """Place and words of an amount spent, of an axis from 0 to ``high``: all charts of a page share the snapshots'."""
+    return _Scale(0.0, high, LEFT, WIDTH - RIGHT)(value), _format(value, form)
 
 
 @lru_cache(maxsize=512)
@@ -187,7 +194,7 @@ def _across(across: _Scale, x: Axis, top: float, bottom: float) -> Iterator[str]
         yield (f'<path class="grid" d="M{at} {top}V{bottom}"/><text x="{at}" y="{bottom + 13}" '
                f'text-anchor="middle">{_format(value, x.format)}</text>')  # fmt: skip
     middle = (across.start + across.end) / 2
-    yield f'<text class="title" x="{middle:.0f}" y="{bottom + 29}" text-anchor="middle">{escape(x.title)}</text>'
+    yield f'<text class="title" x="{middle:.0f}" y="{bottom + 29}" text-anchor="middle">{html(x.title)}</text>'
 
 
 def _format(value: float, form: str) -> str:
@@ -222,13 +229,16 @@ def colour_of(series: Series, colours: Mapping[str, str] | None) -> str:
     return colours[series[0]] if colours else ROLE_COLOURS[series[1]]
 
 
-def _legend(series: Sequence[Series], colours: Mapping[str, str] | None) -> str:
+def _legend(series: tuple[Series, ...], colours: Mapping[str, str] | None) -> str:
     """HTML below the chart, which wraps on a phone; nothing for one series."""
-    if len(series) < 2:
-        return ""
+    return "" if len(series) < 2 else _keys(series, tuple(colour_of(s, colours) for s in series), colours is None)
+
+
+@lru_cache(maxsize=512)
+def _keys(series: tuple[Series, ...], colours: tuple[str, ...], with_roles: bool) -> str:
     rows = []
-    for i, (name, role) in enumerate(series):
+    for i, ((name, role), colour) in enumerate(zip(series, colours, strict=True)):
         drawn = f'<path class="line"{_dash(i)} d="M0 6h22"/>{_mark(i, "11", "6")}'
-        rows.append(f'<li><svg class="plot" viewBox="0 0 22 12" style="color:{colour_of((name, role), colours)}">'
-                    f"{drawn}</svg> {escape(name)}{'' if colours else f' ({role})'}</li>")  # fmt: skip
+        rows.append(f'<li><svg class="plot" viewBox="0 0 22 12" style="color:{colour}">'
+                    f"{drawn}</svg> {html(name)}{f' ({role})' if with_roles else ''}</li>")  # fmt: skip
     return f'<ul class="legend">{"".join(rows)}</ul>'

@@ -162,7 +162,7 @@ def prompt_page(chosen: Chosen, number: int) -> Made:
              for p, _ in chosen.prompts]  # fmt: skip
     page = render(
         "prompt.jinja", styles=("gallery.css", "prompt.css"), scripts=("prompt.js",), root=root_of(path),
-        prompt=prompt, why=why, board=chosen, sample=chosen.sample, shares=[f"{s:.0%}" for s in shares], rows=rows,
+        prompt=prompt, why=why, board=chosen, sample=chosen.sample, shares=list(map(wording.share, shares)), rows=rows,
         seed=seed, questions=questions, links=links, number=number, problems=problems, pictures=list(pictures.values()),
     )  # fmt: skip
     return page, pictures
@@ -195,7 +195,7 @@ def _stops(evidence: Evidence, base: Side, key: Key) -> dict[float, Stop]:
         texts = {n: _score_text(*known[n], before.get(n) if snapshot.fraction else None) for n in names}
         main = [n for n in names if wording.kind_of(n) == "tifa" or known[n][0].judge in judges]
         words = [s.reason for name, (_, s) in known.items() if s.reason and wording.kind_of(name) == "tifa"]
-        stops[snapshot.fraction] = Stop(f"{snapshot.fraction:.0%}", side.shot(key), tuple(texts[n] for n in main),
+        stops[snapshot.fraction] = Stop(wording.share(snapshot.fraction), side.shot(key), tuple(texts[n] for n in main),
                                         tuple(texts[n] for n in names if n not in main), "; ".join(words))  # fmt: skip
     return stops
 

@@ -72,31 +72,32 @@ def read_all(roots: Sequence[Path], cache: Path | None = None, workers: Executor
     """
     places = [(root, path) for root in roots for path in _record_paths(root)]
     memory, stamps = _Memory(cache), _Stamps(cache)
-    with ThreadPoolExecutor(_N_READERS) as readers:
-        digests = list(readers.map(stamps.digest_of, (path for _, path in places)))
-    unknown = [path for (_, path), found in zip(places, digests, strict=True) if memory.get(found) is None]
+    known_by_path = stamps.digests_of([path for _, path in places])
+    unknown = [path for _, path in places if memory.get(known_by_path[path]) is None]
     checked = dict(zip(unknown, _check_all(unknown, workers), strict=True))
     runs: dict[str, Run] = {}
     unreadable: list[Unreadable] = []
     make = Runs()
-    for (root, path), known in zip(places, digests, strict=True):
-        where = path.relative_to(root).as_posix()
-        digest, body, problem = checked.get(path, (known, memory.get(known), ""))
+    for root, path in places:
+        where = path[len(os.fspath(root)) + 1 :]
+        known = known_by_path[path]
+        digest, body, problem = checked.get(path) or (known, memory.get(known), "")
         try:
             if body is None:
                 raise UserError(problem)
-            run = make.run(root, path.parent, digest, pydantic_core.from_json(body, cache_strings="all"))
+            summary = pydantic_core.from_json(body, cache_strings="all")
+            run = make.run(root, Path(os.path.dirname(path)), digest, summary)
             if not _RUN_ID.fullmatch(run.run_id):
                 raise UserError(f"{run.run_id!r} is no run id", valid="letters, digits, '-', '_', '.'")
         except (UserError, KeyError, ValueError, TypeError, AttributeError) as err:
             # Hand-made JSON can be of any shape: whatever it trips over is that file's fault, not the site's.
             reason = err.problem if isinstance(err, UserError) else f"{type(err).__name__}: {err}"
-            reason = reason.replace(f"{path}", "it").replace(f"{root}/", "")
+            reason = reason.replace(path, "it").replace(f"{root}/", "")
             unreadable.append(Unreadable(where, " ".join(reason.split())))
             continue
         memory.keep(digest, body)
         first = runs.setdefault(run.run_id, run)
-        if first.digest != digest and not _same(first.folder / "record.json", path):
+        if first.digest != digest and not _same(first.folder / "record.json", Path(path)):
             shown = first.folder.relative_to(first.root).as_posix()
             more = f" of {first.root.name}" if first.root != root else ""
             unreadable.append(Unreadable(where, f"run {run.run_id} again with other content; shown is {shown}{more}"))
@@ -105,12 +106,12 @@ def read_all(roots: Sequence[Path], cache: Path | None = None, workers: Executor
     return Found([runs[run_id] for run_id in sorted(runs)], unreadable, len(unknown))
 
 
-def _record_paths(root: Path) -> list[Path]:
+def _record_paths(root: Path) -> list[str]:
     """``<suite>/<tuner>/<run id>/record.json``, sorted."""
     levels = [os.fspath(root)]
     for _ in range(3):
         levels = [entry.path for folder in levels for entry in _folders(folder)]
-    return sorted(Path(path) for folder in levels if os.path.exists(path := os.path.join(folder, "record.json")))
+    return sorted(path for folder in levels if os.path.exists(path := f"{folder}/record.json"))
 
 
 def _folders(folder: str) -> Iterator[os.DirEntry[str]]:
@@ -141,20 +142,37 @@ class _Stamps:
             except (OSError, ValueError):
                 pass  # not there yet, or damaged: every file is read
 
-    def digest_of(self, path: Path) -> str:
-        """SHA-256 of a file's bytes; empty when it cannot be read, which checking it then tells."""
-        name = os.fspath(path)
+    def digests_of(self, paths: Sequence[str]) -> dict[str, str]:
+        """SHA-256 of files' bytes by path; empty when one cannot be read, which checking it then tells."""
+        found = {path: self._remembered(path) for path in paths}
+        unsure = [path for path, digest in found.items() if digest is None]
+        with ThreadPoolExecutor(_N_READERS) as readers:
+            found |= zip(unsure, readers.map(self._digest_of, unsure), strict=True)
+        return {path: digest or "" for path, digest in found.items()}
+
+    def _remembered(self, path: str) -> str | None:
+        """Of a file that is still what was read; None where that is not sure."""
+        known = self._before.get(path)
+        if not isinstance(known, list):
+            return None
         try:
-            facts = os.stat(name)
-            known = self._before.get(name)
-            stamp = [facts.st_size, facts.st_mtime_ns]
-            if facts.st_mtime_ns < self._sure_before_ns and isinstance(known, list) and known[:2] == stamp:
-                self._now[name] = known
-                return str(known[2])
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            facts = os.stat(path)
+        except OSError:
+            return None
+        stamp = [facts.st_size, facts.st_mtime_ns]
+        if facts.st_mtime_ns >= self._sure_before_ns or known[:2] != stamp:
+            return None
+        self._now[path] = known
+        return str(known[2])
+
+    def _digest_of(self, path: str) -> str:
+        try:
+            facts = os.stat(path)
+            with open(path, "rb") as file:
+                found = hashlib.sha256(file.read()).hexdigest()
         except OSError:
             return ""
-        self._now[name] = [*stamp, found]
+        self._now[path] = [facts.st_size, facts.st_mtime_ns, found]
         return found
 
     def write(self) -> None:
@@ -166,7 +184,7 @@ Checked = tuple[str, bytes | None, str]
 """Digest of the record's bytes, its summary as JSON or None, and what is wrong with it."""
 
 
-def _check_all(paths: Sequence[Path], workers: Executor | None) -> Iterator[Checked]:
+def _check_all(paths: Sequence[str], workers: Executor | None) -> Iterator[Checked]:
     if workers is None or len(paths) <= _AT_ONCE:
         yield from check(paths)
         return
@@ -174,16 +192,17 @@ def _check_all(paths: Sequence[Path], workers: Executor | None) -> Iterator[Chec
         yield from part
 
 
-def check(paths: Sequence[Path]) -> list[Checked]:
+def check(paths: Sequence[str]) -> list[Checked]:
     """Parses and checks records."""
     found: list[Checked] = []
     for path in paths:
         digest = ""
         try:
-            data = path.read_bytes()
+            with open(path, "rb") as file:
+                data = file.read()
             digest = hashlib.sha256(data).hexdigest()
             summary = summary_of(upgrade(_json(path, data)))
-            body = json.dumps(summary, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+            body = _packed(summary)
             found.append((digest, body, ""))
         except UserError as err:
             found.append((digest, None, err.problem))
@@ -194,7 +213,15 @@ def check(paths: Sequence[Path]) -> list[Checked]:
     return found
 
 
-def _json(path: Path, data: bytes) -> object:
+def _packed(summary: dict[str, Any]) -> bytes:
+    """As JSON in one line."""
+    try:
+        return pydantic_core.to_json(summary)
+    except ValueError:  # half a surrogate pair
+        return json.dumps(summary, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _json(path: str, data: bytes) -> object:
     try:
         return pydantic_core.from_json(data, allow_inf_nan=False, cache_strings="keys")
     except ValueError as err:

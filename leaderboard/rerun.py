@@ -27,6 +27,9 @@ def command(spec: Mapping[str, Any]) -> str:
         options.append(("--hard-limit", _value(spec["budget"]["hard_wall_s"])))
     if spec.get("fractions"):
         options.append(("--fractions", ",".join(_value(f) for f in spec["fractions"])))
+    if spec.get("metrics"):
+        # Always: a record does not say what the suite measures unless asked, and that may be another list by now.
+        options.append(("--metrics", ",".join(spec["metrics"])))
     if spec.get("train_list"):
         options.append(("--train-list", str(spec["train_list"])))
     options += [

@@ -14,6 +14,8 @@ from leaderboard.chart_data import Axis, Point
 from leaderboard.run import Metric, Run
 
 _FIRST_SCALARS = ("reward", "grad_norm", "loss")
+_KINDS = {kind: i for i, kind in enumerate(wording.METRIC_KINDS)}
+_ROLES = {role: i for i, role in enumerate(wording.ROLE_HELP)}
 
 
 def over_budget(run: Run) -> list[dict[str, Any]]:
@@ -97,19 +99,20 @@ def scalars(run: Run, curve: Curve) -> list[dict[str, Any]]:
     x = Axis(f"spent, {wording.unit_of(columns[axis])}", "~s")
     made: list[dict[str, Any]] = []
     by_column = list(zip(*(row for row in rows if row[axis] is not None), strict=True)) or [()] * len(columns)
-    xs = [x for x in by_column[axis] if x is not None]
+    xs = by_column[axis]
     for name in sorted(columns, key=lambda c: (_place(c), columns.index(c))):
         i = columns.index(name)
         if i == axis or name == "unit" or name in KINDS:
             continue
-        values = [y for y in by_column[i] if y is not None]
+        column = by_column[i]
+        values = [y for y in column if y is not None] if None in column else column
         if len(values) < 2:
             continue
         first, last = values[0], values[-1]
-        if min(values) == max(values):
+        if values.count(first) == len(values):
             made.append({"title": name, "constant": f"{last:.4g}"})
             continue
-        svg = charts.curve(xs, by_column[i], x, Axis(name, ".4~g"))
+        svg = charts.curve(xs, column, x, Axis(name, ".4~g"))
         made.append({"title": name, "svg": svg, "note": "", "role": "",
                      "alt": f"{name} during tuning; first value {first:.4g}, last {last:.4g}"})  # fmt: skip
     return made
@@ -121,9 +124,8 @@ def _place(column: str) -> float:
 
 
 def metric_order(entry: Metric | MetricEntry) -> tuple[int, int, int, str]:
-    kinds, roles = list(wording.METRIC_KINDS), list(wording.ROLE_HELP)
     kind = wording.kind_of(entry.name)
-    return entry.value is None, kinds.index(kind) if kind in kinds else len(kinds), roles.index(entry.role), entry.name
+    return entry.value is None, _KINDS.get(kind, len(_KINDS)), _ROLES[entry.role], entry.name
 
 
 def over_scales(run: Run) -> list[dict[str, Any]]:

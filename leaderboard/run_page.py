@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from bench.core.identity import digest
@@ -38,13 +38,14 @@ def pages(site: Site) -> Iterator[Page]:
     known = {name: _settings_of(facts) for name, facts in site.methods.items()}
     digests = {name: digest(facts, 16) for name, facts in known.items()}
     hackings = _hackings(site)
-    told = {id(found): found.model_dump_json() for found in hackings.values()}
-    for run in site.runs:
-        hacked = hackings.get(run.run_id)
+    told = {id(found): found.model_dump_json() for found in hackings.values()}  # seeds of a row share one
+    place = {run.run_id: i for i, run in enumerate(run for board in site.boards for run in board.runs)}
+    for run in sorted(site.runs, key=lambda run: place.get(run.run_id, -1)):
+        hacking = hackings.get(run.run_id)
+        hacked = None if hacking is None else told[id(hacking)]
         name = str(run.spec["tuner"]) if method_page.method_of(site, run) is not None else ""
         links = _links(site, run, listed, compared.get(run.run_id, []))
-        inputs = inputs_of(run.place, run.digest, traces(run), digests.get(name), links,
-                           None if hacked is None else told[id(hacked)])  # fmt: skip
+        inputs = inputs_of(run.place, run.digest, traces(run), digests.get(name), links, hacked)
         yield Page(run_path(run.run_id), inputs, partial(run_page, run, known.get(name), links, hacked))
 
 
@@ -74,12 +75,12 @@ def _links(site: Site, run: Run, listed: Mapping[str, str], compared: Links) -> 
     return [*links, *compared]
 
 
-def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: Hacking | None) -> Made:
+def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: str | None) -> Made:
     """One run's page, and the pictures it shows by file name.
 
     Args:
         method: version and settings as the tuner declares them; None where nobody knows.
-        hacked: the board's reading of the row that the run belongs to; None where it is on none.
+        hacked: the board's reading (``Hacking``, as JSON) of the row that the run belongs to; None where it is on none.
     """
     record = run.record_at(run.base, run.final)
     evidence = Evidence(run)
@@ -92,7 +93,8 @@ def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: H
         root=root_of(run_path(run.run_id)),
         run=run, record=record, sample=run.edition == "sample", status_help=wording.STATUS_HELP,
         budget=wording.budget_text(run.budget), metrics=results_rows(run_tables.results(run, record)),
-        gap=_gap_view(run, hacked), budget_charts=run_charts.over_budget(run), scales=run_charts.over_scales(run),
+        gap=None if hacked is None else _gap_view(hacked),
+        budget_charts=run_charts.over_budget(run), scales=run_charts.over_scales(run),
         curves=run_charts.scalars(run, record.curve), ledger=run_tables.ledger(run, record),
         sampling_cost=run_tables.sampling_cost(run), settings=run_tables.settings(run, record, method),
         command=rerun.command(run.spec), gallery=shown, pictures=list(pictures.values()),
@@ -104,10 +106,11 @@ def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: H
     return page, pictures
 
 
-def _gap_view(run: Run, hacked: Hacking | None) -> dict[str, Any] | None:
-    """The gap between trained-on and held-out judges along the budget, and whether the board flags it."""
-    if hacked is None:
-        return None
+@lru_cache(maxsize=256)
+def _gap_view(told: str) -> dict[str, Any]:
+    """The gap between trained-on and held-out judges along the budget, and whether the board flags it; kept, as the
+    pages of a row's seeds come one after the other."""
+    hacked = Hacking.model_validate_json(told)
     flag, why = hacking_text(hacked)
     gap = hacked.gap
     text = ""

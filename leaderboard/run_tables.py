@@ -9,7 +9,7 @@ from bench.core.budget import KIND_HELP, KINDS
 from bench.core.record import Interval, MetricEntry, Record
 from leaderboard import wording
 from leaderboard.pages import Figure
-from leaderboard.run import Run
+from leaderboard.run import Change, Run
 from leaderboard.run_charts import metric_order
 from leaderboard.stats import apart
 
@@ -28,11 +28,11 @@ def results(run: Run, record: Record) -> list[dict[str, Any]]:
         before, after = base.get(name), final.get(name)
         entry = after or before
         assert entry is not None
-        change = after.difference if after is not None else None
+        change: Interval | Change | None = after.difference if after is not None else None
         plain = change is None and before is not None and after is not None
         if change is None and before is not None and after is not None:
             known = before.value is not None and after.value is not None and before.passport == after.passport
-            change = Interval(value=(after.value or 0.0) - (before.value or 0.0)) if known else None
+            change = Change((after.value or 0.0) - (before.value or 0.0), None, None) if known else None
         figures = [v for m in (before, after) if m for v in (m.value, m.ci_low, m.ci_high) if v is not None]
         halves = [(m.ci_high - m.ci_low) / 2 for m in (after, change)
                   if m is not None and m.ci_low is not None and m.ci_high is not None]  # fmt: skip
@@ -57,14 +57,14 @@ def entry_figure(entry: MetricEntry | None, decimals: int) -> Figure:
                   wording.span(entry.name, entry.ci_low, entry.ci_high, decimals), entry.value)  # fmt: skip
 
 
-def change_figure(metric: str, change: Interval | None, decimals: int) -> Figure:
+def change_figure(metric: str, change: Interval | Change | None, decimals: int) -> Figure:
     if change is None:
         return Figure("–")
     return Figure(wording.figure(metric, change.value, decimals, signed=True),
                   wording.span(metric, change.ci_low, change.ci_high, decimals, signed=True), change.value)  # fmt: skip
 
 
-def _verdict(entry: MetricEntry, after: MetricEntry | None, change: Interval | None) -> str:
+def _verdict(entry: MetricEntry, after: MetricEntry | None, change: Interval | Change | None) -> str:
     """``better`` or ``worse`` when the interval is clear of no change, else ``not separable``; empty without one."""
     low, high, value, neutral = (change.ci_low, change.ci_high, change.value, 0.0) if change else (None, None, 0.0, 0.0)
     if wording.kind_of(entry.name) == "winrate" and after is not None and after.value is not None:
@@ -85,7 +85,7 @@ def ledger(run: Run, record: Record) -> list[dict[str, Any]]:
             rows.append({
                 "kind": kind, "help": KIND_HELP[kind], "spent": wording.number(spent),
                 "limit": "–" if limit is None else wording.number(limit),
-                "share": "" if limit is None else f"{spent / limit:.1%}",
+                "share": "" if limit is None else wording.share(spent / limit, 1),
                 "lost": wording.number(found.lost.get(kind, 0.0)), "primary": kind == run.budget.primary,
             })  # fmt: skip
     return rows

@@ -89,6 +89,7 @@ def build_site(
         )
     cache = cache_of(roots)
     with exclusive(out.parent / f".{out.name}.lock", f"the site {out}", wait_s=_LOCK_WAIT_S), ExitStack() as stack:
+        stack.callback(gc.unfreeze)
         for marker in sorted(out.parent.glob(f"{atomic.TEMPORARY}*/{_MARKER}")):
             shutil.rmtree(marker.parent, ignore_errors=True)  # a build that was killed
         workers = beside = asked = None
@@ -134,11 +135,13 @@ def _rare_collections() -> None:
 
 @contextmanager
 def _nothing_to_collect() -> Iterator[None]:
-    """Without Python's search for cycles, which takes longer than reading where millions of objects come to stay."""
+    """Without Python's search for cycles, which takes longer than reading where millions of objects come to stay; what
+    has come is left out of later searches, until ``gc.unfreeze``."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            gc.freeze()
             gc.enable()

@@ -17,6 +17,7 @@ from leaderboard.chart_data import DASHES, SHAPES, Axis, Point, Series, Shape, s
 
 Spec = dict[str, Any]
 _DATA = '"<<data>>"'
+_Y, _NEXT = ',"y":', '},{"x":'
 _HAS_INTERVAL = [{"filter": "isValid(datum.low) && isValid(datum.high)"}]
 _WIDTH, _HEIGHT = plot.WIDTH - plot.LEFT - plot.RIGHT, plot.HEIGHT - plot.TOP - plot.BOTTOM
 
@@ -32,7 +33,11 @@ def over_budget(
     drawn = tuple(plot.colour_of(s, colours) for s in series)
     spans = any(p.low is not None and p.high is not None for p in points)
     frame = _over_budget(tuple(_label(s, colours) for s in series), drawn, x, y, end, neutral, spans)
-    rows = (f'{{"x":{_number(p.x)},"y":{_number(p.value)},{_ends(p)}"s":{at[p.series, p.role]}}}' for p in points)
+    rows = [
+        f'{{"x":{p.x:.6g},"y":{p.value:.6g},"s":{at[p.series, p.role]}}}' if p.low is None or p.high is None else
+        f'{{"x":{p.x:.6g},"y":{p.value:.6g},"low":{p.low:.6g},"high":{p.high:.6g},"s":{at[p.series, p.role]}}}'
+        for p in points
+    ]  # fmt: skip
     return frame.replace(_DATA, f"[{','.join(rows)}]")
 
 
@@ -57,10 +62,11 @@ def _over_budget(
     return _json({"width": _WIDTH, "height": _HEIGHT, "layer": layers, **_data(names)})
 
 
-def curve(xs: Sequence[float], ys: Sequence[float | None], x: Axis, y: Axis) -> str:
-    """The chart of ``leaderboard.plot.curve``."""
-    rows = ",".join([f'{{"x":{a:.6g},"y":{"null" if b is None else f"{b:.5g}"}}}' for a, b in zip(xs, ys, strict=True)])
-    return _curve(x, y).replace(_DATA, f"[{rows}]")
+def curve(told: Sequence[str], x: Axis, y: Axis) -> str:
+    """The chart of ``leaderboard.plot.curve``; ``told`` is its line (``chart_data.polyline``)."""
+    rows = [f'{{"x":{part.replace(" ", _Y).replace("L", _NEXT)}}}' for part in told]
+    gap = f',{{"x":{told[0].partition(" ")[0]},"y":null}},' if told else ""
+    return _curve(x, y).replace(_DATA, f"[{gap.join(rows)}]")
 
 
 @lru_cache(maxsize=512)
@@ -194,14 +200,6 @@ def _without(encoding: Spec, *channels: str) -> Spec:
 
 def _label(series: Series, colours: Mapping[str, str] | None) -> str:
     return series[0] if colours else f"{series[0]} ({series[1]})"
-
-
-def _ends(p: Point) -> str:
-    return "" if p.low is None or p.high is None else f'"low":{_number(p.low)},"high":{_number(p.high)},'
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}"
 
 
 def _json(spec: Any) -> str:

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from bench.core.crossed import Crossed, crossed_mean, n_needed, pooled_seed_variance
 from bench.core.errors import UserError
-from bench.core.identity import digest
 from bench.core.paired import CONFIDENCE
 from bench.core.ranking import ELO, Comparison, Pair, better, compare, holm, places, strengths, tie_groups
 from bench.core.student import t_quantile
@@ -25,6 +24,7 @@ from bench.store import atomic
 from leaderboard.budget_curves import Anytime, Frozen, Hacking, Span, anytime, curve, hacking, trained_judges
 from leaderboard.paired_scores import Layout, RowScores, load, read_scores, score_files
 from leaderboard.program import program
+from leaderboard.spelling import short_digest
 from leaderboard.table import Board, Row
 from leaderboard.wording import plain_value, subject_of
 
@@ -129,7 +129,7 @@ def _inputs(board: Board, compared: Sequence[Row], judges: Sequence[str]) -> str
         except OSError:
             stamps.append([])
     records = [[run.digest for run in row.runs] for row in board.rows]
-    return digest([program(), board.key, board.rank_columns, records, stamps], 24)
+    return short_digest([program(), board.key, board.rank_columns, records, stamps], 24)
 
 
 def _facts(board: Board, compared: Sequence[Row], judges: tuple[str, ...], inputs: str) -> BoardFacts:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.core.identity import canonical_json, digest
 from leaderboard.columns import Column, Figures, differing
 from leaderboard.run import Metric, Run, Scaled
+from leaderboard.spelling import short_digest, spelled
 from leaderboard.stats import apart, over_seeds
 from leaderboard.wording import budget_text, is_share, kind_of
 
@@ -45,11 +45,11 @@ def long_rows(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
         fractions = {s.name: s.fraction for s in run.snapshots}
         stages = {s.name: stage for s, stage in ((run.base, "base"), (run.final, "final")) if s is not None}
         shared = (run.suite, run.edition, "none" if run.external is not None else budget_text(run.budget), run.model,
-                  run.tuner, run.trained_reward, canonical_json(run.changed), run.seed, run.run_id, run.status,
+                  run.tuner, run.trained_reward, spelled(run.changed), run.seed, run.run_id, run.status,
                   run.ranked)  # fmt: skip
         for m in sorted(run.metrics, key=lambda m: (fractions.get(m.snapshot, 0.0), m.name)):
             if id(m.passport) not in passports:
-                passports[id(m.passport)] = canonical_json(m.passport)
+                passports[id(m.passport)] = spelled(m.passport)
             yield (
                 *shared, m.snapshot, fractions.get(m.snapshot), stages.get(m.snapshot, "between"), m.name, m.value,
                 m.ci_low, m.ci_high, m.n, m.unit, m.higher_is_better, m.role, m.judge, m.family,
@@ -141,8 +141,8 @@ def boards(runs: Sequence[Run]) -> list[Board]:
         if run.ranked and run.external is not None:
             elsewhere.setdefault(_prompts(run), []).append(run)
         elif run.ranked:
-            place = (run.suite, run.model, canonical_json(run.budget.to_json()))
-            groups.setdefault(place, {}).setdefault(digest(_protocol(run), 8), []).append(run)
+            place = (run.suite, run.model, spelled(run.budget.to_json()))
+            groups.setdefault(place, {}).setdefault(short_digest(_protocol(run), 8), []).append(run)
     made, met = [], set()
     for place in sorted(groups):
         protocols = groups[place]
@@ -151,14 +151,14 @@ def boards(runs: Sequence[Run]) -> list[Board]:
             differs = differing(_protocol(protocols[key][0]), namesakes)
             prompts = _prompts(protocols[key][0])
             met.add(prompts)
-            made.append(_board(digest([place, key], 8), protocols[key], elsewhere.get(prompts, []), differs))
-    alone = [_board(digest(prompts, 8), [], elsewhere[prompts], ()) for prompts in sorted(elsewhere.keys() - met)]
+            made.append(_board(short_digest([place, key], 8), protocols[key], elsewhere.get(prompts, []), differs))
+    alone = [_board(short_digest(prompts, 8), [], elsewhere[prompts], ()) for prompts in sorted(elsewhere.keys() - met)]
     return [*made, *alone]
 
 
 def _prompts(run: Run) -> tuple[str, str]:
     """What images from elsewhere must share with a board."""
-    return run.suite, canonical_json([run.spec.get("prompt_hash"), run.spec.get("limit")])
+    return run.suite, spelled([run.spec.get("prompt_hash"), run.spec.get("limit")])
 
 
 def unranked(runs: Sequence[Run]) -> list[Run]:
@@ -179,7 +179,7 @@ def _board(key: str, runs: Sequence[Run], elsewhere: Sequence[Run], protocol: tu
     for run in runs:
         if run.status == "done":
             name = [run.tuner, run.reward, run.changed, run.spec.get("tuner_version")]
-            configurations.setdefault(canonical_json(name), []).append(run)
+            configurations.setdefault(spelled(name), []).append(run)
     groups = [tuple(sorted(configurations[name], key=lambda r: (r.seed, r.run_id))) for name in sorted(configurations)]
     ended = sorted((r for r in runs if r.status != "done"), key=lambda r: (r.tuner, r.reward, r.seed, r.run_id))
     filled = [_row(group, figures) for group in groups]
@@ -244,7 +244,7 @@ def _ranked(rows: Sequence[Row], columns: Sequence[Column], rank_columns: tuple[
         keys = rank_columns or [k for k in winrates if k in row.cells and row.cells[k].role == "held-out"]
         rank = _mean_cell([row.cells[k] for k in keys if k in row.cells])
         order = -rank.value if rank else math.inf
-        scored.append((order, canonical_json([row.runs[0].tuner, row.runs[0].reward, row.runs[0].changed]), row, rank))
+        scored.append((order, spelled([row.runs[0].tuner, row.runs[0].reward, row.runs[0].changed]), row, rank))
     scored.sort(key=lambda item: item[:2])
     first = scored[0][3] if scored else None
     placed = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from bench.core.budget import Budget
@@ -59,31 +60,38 @@ _KIND_UNITS = {
 }  # fmt: skip
 
 
+_known = lru_cache(maxsize=4096)
+"""For functions of a metric's name alone: a page asks hundreds of times for some dozens of names."""
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 
 
+@_known
 def kind_of(metric: str) -> str:
     """``winrate`` of ``winrate/tiny-judge``."""
     return metric.split("/", 1)[0]
 
 
+@_known
 def subject_of(metric: str) -> str:
     """``tiny-judge`` of ``winrate/tiny-judge``; empty where there is none."""
     return metric.partition("/")[2]
 
 
+@_known
 def metric_label(metric: str) -> str:
     """The heading of a metric: known kinds by their usual name, others as they call themselves."""
     return METRIC_KINDS[kind_of(metric)][0] if kind_of(metric) in METRIC_KINDS else metric
 
 
+@_known
 def full_label(metric: str) -> str:
     """``CLIP score tiny-clip``; metrics of unknown kinds as they call themselves."""
     known = kind_of(metric) in METRIC_KINDS
     return f"{metric_label(metric)} {subject_of(metric)}".strip() if known else metric
 
 
+@_known
 def is_share(metric: str) -> bool:
     """Whether values are shown in per cent."""
     return kind_of(metric) in ("winrate", "human")
@@ -116,6 +124,11 @@ def span(metric: str, low: float | None, high: float | None, decimals: int, *, s
         return ""
     between = " to " if signed or low < 0 else "–"
     return f"{figure(metric, low, decimals, signed=signed)}{between}{figure(metric, high, decimals, signed=signed)}"
+
+
+def share(value: float, decimals: int = 0) -> str:
+    """``99.2 %``"""
+    return f"{100 * value:.{decimals}f} %"
 
 
 def unit_of(kind: str) -> str:

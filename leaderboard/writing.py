@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from bench.core.errors import UserError
@@ -49,6 +50,8 @@ class Writer:
         self._memory = cache / f"site-{digest(str(old.resolve()), 16)}.json"
         self._before = _remembered(self._memory)
         self._now: dict[str, tuple[str, list[str]]] = {}
+        self._stamps: dict[str, Stamp] = {}
+        """Of the files that were linked into the new site."""
 
     @property
     def n_pages(self) -> int:
@@ -103,17 +106,22 @@ class Writer:
     def remember(self) -> None:
         """Call it when the new site stands where the old one did."""
         pictures = sorted({f"images/{name}" for _, names in self._now.values() for name in names})
-        files = {path: _stamp(self.old / path) for path in (*self._now, *pictures)}
-        atomic.write_text(self._memory, _Memory(pages=self._now, files=files).model_dump_json())
+        # What was taken over is another name of the file whose stamp was just compared.
+        files = {path: self._stamps.get(path) or _stamp(f"{self.old}/{path}") for path in (*self._now, *pictures)}
+        atomic.write_bytes(self._memory, pydantic_core.to_json({"pages": self._now, "files": files}))
 
     def _take_over(self, page: Page) -> list[str] | None:
         """Links the old page and its pictures into the new site; None where it has to be made."""
         inputs, pictures = self._before.pages.get(page.path, ("", []))
-        paths = [page.path, *(f"images/{name}" for name in pictures)]
-        if inputs != page.inputs or any(_stamp(self.old / path) != self._before.files.get(path) for path in paths):
+        if inputs != page.inputs:
             return None
-        for path in paths:
-            _link(self.old / path, self.site / path)
+        paths = [page.path, *(f"images/{name}" for name in pictures)]
+        stamps = {path: _stamp(f"{self.old}/{path}") for path in paths if path not in self._stamps}
+        if any(not stamp or stamp != self._before.files.get(path) for path, stamp in stamps.items()):
+            return None
+        for path, stamp in stamps.items():
+            if _link(f"{self.old}/{path}", f"{self.site}/{path}"):
+                self._stamps[path] = stamp
         return list(pictures)
 
 
@@ -139,20 +147,22 @@ def _put(site: Path, page: Page) -> list[str]:
     return sorted(pictures)
 
 
-def _link(old: Path, new: Path) -> None:
-    """The same file under another name; a copy where the file system knows no links."""
+def _link(old: str, new: str) -> bool:
+    """The same file under another name, or a copy where the file system knows no links; whether it is the same."""
     try:
         os.link(old, new)
     except FileExistsError:
-        return  # a picture that several pages show
+        return False  # a picture that several pages show
     except FileNotFoundError:
-        new.parent.mkdir(parents=True)
-        _link(old, new)
+        os.makedirs(os.path.dirname(new))
+        return _link(old, new)
     except OSError:
         shutil.copy2(old, new)
+        return False
+    return True
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: str) -> Stamp:
     """Empty when there is no such file."""
     try:
         facts = os.stat(path)

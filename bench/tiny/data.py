@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from bench.tiny.language import Facts
@@ -30,6 +29,9 @@ from bench.tiny.world import (
     place,
     relation,
 )
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL  # its name alone: loading it takes longer than torch, and tuners draw from here
 
 
 def as_images(scenes: Sequence[Scene]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.records import write_records
 from leaderboard.site import build
 from tests.leaderboard.factories import Fake
 
@@ -76,6 +77,28 @@ def test_tables_sort_by_keyboard(site: Path, opened: Any) -> None:
     assert _first_column(page) == ["draft-lv", "drtune", "refl"]
     ended = page.eval_on_selector_all("section.board:first-of-type tbody.ended th a", "a => a.map(x => x.textContent)")
     assert ended == ["alignprop", "hgdpo"]
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_board_of_many_judges_scrolls_in_its_own_region(tmp_path: Path, opened: Any, width: int) -> None:
+    """Five judges and their mean, CLIP score, TIFA, FID: the page stays, the table moves below its first column."""
+    write_records(tmp_path, 30, n_boards=1)
+    page = opened(build(tmp_path), width)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    region = page.locator(".scroll").first
+    assert page.locator("section.board thead th", has_text="Win rate").count() == 6
+    inner, seen = region.evaluate("e => [e.scrollWidth, e.clientWidth]")
+    assert inner > seen
+    name = page.locator("section.board tbody.rows th.sticky").first
+    before = name.bounding_box()["x"]
+    region.evaluate("e => { e.scrollLeft = e.scrollWidth; }")
+    assert name.bounding_box()["x"] == pytest.approx(before, abs=1)
+    status = page.locator("section.board tbody.rows td", has_text="done").first.bounding_box()
+    assert before < status["x"] < width
+    if width == 1280:  # what was spent is seen without moving it
+        region.evaluate("e => { e.scrollLeft = 0; }")
+        spent = page.locator("section.board thead th", has_text="Spent").first.bounding_box()
+        assert spent["x"] + spent["width"] < width
 
 
 def _shown(page: Any) -> list[str]:

@@ -93,3 +93,11 @@ def test_a_plug_in_that_does_not_load_has_its_error_on_the_page(
     Fake(tuner="broken", fractions=ENDS).write(tmp_path)
     site = build(tmp_path, describe=_methods.describe).parent
     assert "does not load" in _text(site / "methods" / "broken.html")
+
+
+def test_describing_tuners_loads_no_more_than_they_need() -> None:
+    """A first build waits for it: diffusers and what it loads take twice as long as torch and as much memory."""
+    code = ("import sys; from bench.cli._methods import _ask; _ask(['treereward', 'hgdpo', 'realigndiff']); "
+            "print('diffusers' in sys.modules)")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -13,6 +13,7 @@ from bench.store import atomic
 from leaderboard.paper_tables import DIMENSIONS, colour_shifts, radars, rewards_by_tuners, suites_by_metrics
 from leaderboard.read import read_runs
 from leaderboard.site import build
+from leaderboard.stats import over_seeds
 from leaderboard.table import Board, boards
 from tests.leaderboard.factories import Fake, entry
 
@@ -94,6 +95,30 @@ def test_rewards_by_tuners_hold_what_each_was_trained_on(runs: Path) -> None:
     assert table["base model"] == [20.0, 20.0]
 
 
+def test_rewards_by_tuners_carry_the_records_intervals(tmp_path: Path) -> None:
+    """One run: its own interval, 20.7 ± 0.1. Two seeds of one row: wider than either where they disagree. Rows with
+    different settings: a mean of both and no interval."""
+    Fake(tuner="drtune", fractions=(0.0, 1.0)).write(tmp_path)
+    for seed, trained in ((0, 0.8), (1, 0.9)):
+        Fake(tuner="refl", seed=seed, trained=trained, fractions=(0.0, 1.0)).write(tmp_path)
+    for settings in ({}, {"K": 2}):
+        Fake(tuner="draft-lv", settings=settings, fractions=(0.0, 1.0)).write(tmp_path)
+    found = rewards_by_tuners(_board(tmp_path))
+    assert found is not None
+    table = {name: figures[0] for name, _, figures in found.rows}
+    assert (table["drtune"].text, table["drtune"].span) == ("20.70", "20.60–20.80")
+    assert table["base model"].span == "19.90–20.10"
+    mean, low, high = over_seeds([20.6, 20.8], [20.5, 20.7], [20.7, 20.9])
+    assert table["refl"].sort == pytest.approx(mean)
+    ends = [float(end) for end in table["refl"].span.split("–")]
+    assert ends == pytest.approx([low, high], abs=0.06)
+    assert ends[0] < 20.5
+    assert ends[1] > 20.9
+    assert (table["draft-lv"].sort, table["draft-lv"].span) == (pytest.approx(20.7), "")
+    site = build(tmp_path).parent
+    assert re.search(r"20\.70</span> <span class=\"span\">20\.60–20\.80", (site / "tables.html").read_text("utf-8"))
+
+
 def _own_tree(weights: str, lift: float, level: float) -> Any:
     """The tree of one run: its weights, the level of its scores and what tuning gained by it."""
 
@@ -102,7 +127,8 @@ def _own_tree(weights: str, lift: float, level: float) -> Any:
             if m["name"] == "reward/tree":
                 m["passport"] = {"reward": {"name": "tree", "weights_sha256": weights}}
                 m["value"] = level + (lift if m["snapshot"] == "f100" else 0.0)
-                m["difference"] = {"value": lift, "ci_low": None, "ci_high": None} if m["snapshot"] == "f100" else None
+                ends = {"ci_low": lift - 0.02, "ci_high": lift + 0.02}
+                m["difference"] = {"value": lift, **ends} if m["snapshot"] == "f100" else None
             if m["name"] == "winrate/tree":
                 m["passport"] = {"reward": {"name": "tree", "fitted_by": "each run itself"}, "against": "base"}
 
@@ -123,7 +149,7 @@ def test_scores_by_different_trees_are_never_averaged(runs: Path) -> None:
     table = {name: figures[1] for name, _, figures in found.rows}
     assert table["treereward"].sort == pytest.approx(0.2)
     assert (table["treereward"].text, table["treereward"].span) == ("+0.2000", "+0.1000 to +0.3000")
-    assert (table["branches"].text, table["branches"].span) == ("−0.2000", "")
+    assert (table["branches"].text, table["branches"].span) == ("−0.200", "−0.220 to −0.180")  # one run's own
     assert (table["base model"].text, table["drtune"].text) == ("–", "–")
     assert next(f[0].sort for name, _, f in found.rows if name == "base model") == 20.0  # one reward has one base
 

@@ -68,7 +68,7 @@ def test_every_image_stands_with_its_own_scores(tmp_path: Path) -> None:
     assert "how many in 001?" in text
     assert "how many in 000?" not in text
     drtune, refl = text.index("25.25"), text.index("16.5")
-    assert text.index("Scores of drtune at 100%") < drtune < text.index("Scores of refl at 100%") < refl
+    assert text.index("Scores of drtune at 100 %") < drtune < text.index("Scores of refl at 100 %") < refl
     index = [json.loads(line) for line in (folders[1] / "snapshots/f100/images/index.jsonl").read_text().splitlines()]
     sha = next(line["sha256"] for line in index if line["prompt_id"] == "001" and line["seed"] == 0)
     assert f"images/{sha[:20]}.png" in html
@@ -83,7 +83,7 @@ def test_missing_images_and_snapshots_are_named(tmp_path: Path) -> None:
     (page,) = site.glob("prompts/*/p-000.html")
     text = _text(page)
     assert "no image the file is not there" in text
-    assert "no snapshot at 50%" in text
+    assert "no snapshot at 50 %" in text
     assert "no image in the index" in text  # refl's half-way snapshot has no images
 
 

@@ -114,7 +114,7 @@ def test_the_board_says_what_it_must(site: Path) -> None:
     assert "≈ not separable from the first" in rows[1]
     assert "K = 2, lr = 0.0003" in rows[1]
     assert "does not clear 50 %" in rows[2]
-    assert "2.5% over the limit" in rows[2]
+    assert "2.5 % over the limit" in rows[2]
     ended = _rows(index, "ended")
     assert "could not allocate 2.1 GiB" in ended[0]
     assert "loss is not finite at step 31" in ended[1]

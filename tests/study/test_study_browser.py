@@ -269,6 +269,31 @@ def test_a_phone_needs_no_sideways_scrolling_and_names_everything(
     assert window.said == []
 
 
+def test_images_are_ranked_by_tapping_them(watched: Any, tmp_path: Path) -> None:
+    """On a phone the buttons are a screen below the images: these themselves are placed, and say where."""
+    out = new_study(tmp_path, "rank", n_prompts=4)
+    window = watched(width=360)
+    page = window.open((out / "page.html").as_uri() + "#rater=thumb")
+    page.keyboard.press("Enter")
+    n = page.locator("figure img").count()
+    for label in ("Alignment", "Fidelity"):
+        assert page.locator(".now").inner_text().startswith(f"{label}: tap the images")
+        for i in (2, 0, *range(3, n)):
+            page.locator("figure img").nth(i).click()
+        places = page.locator("figcaption").all_inner_texts()
+        assert f"{label} 1" in places[2]
+        assert f"{label} 2" in places[0]
+        assert f"{label} {n}" in places[1]  # the last one falls into place
+    top = page.locator(".now").bounding_box()["y"]
+    assert top >= 0
+    assert page.locator(".now").inner_text() == "All are placed."
+    shown = "[...document.querySelectorAll('.thumb')].map(e => getComputedStyle(e).backgroundImage)"
+    assert all(image.startswith("url(") for image in page.evaluate(shown))
+    page.get_by_role("button", name="Done").click()
+    assert count(page) == 1
+    assert window.said == []
+
+
 def test_a_hostile_prompt_runs_nothing(watched: Any, tmp_path: Path) -> None:
     from bench.study.making import Wanted, make
     from tests.study.world import write_run

@@ -208,7 +208,7 @@ function welcome() {
 function images(trial) {
   const two = trial.images.length === 2 && study.kind !== "rank";
   const kept = study.kind === "scale" ? " kept" : "";  // six questions are longer than a screen: the images stay in sight
-  return el("div", { class: two ? `images two${kept}` : "images" }, ...trial.images.map((name, i) => {
+  return el("div", { class: two ? `images two${kept}` : `images ${study.kind}` }, ...trial.images.map((name, i) => {
     const facts = study.images[name];
     const label = two ? SIDES[i] : `Image ${i + 1}`;
     return el("figure", {}, el("img", { src: facts.src, width: facts.width, height: facts.height, alt: label, draggable: "false",
@@ -220,10 +220,11 @@ function trialScreen(trial) {
   const last = state.votes[trial.id]?.answers;
   for (const name of trials[at + 1]?.images ?? []) new Image().src = study.images[name].src;
   const heading = el("h1", { class: "prompt", tabindex: "-1", "data-focus": true }, study.prompts[trial.prompt]);
+  const figures = images(trial);
   const body = { pairwise, rank, scale }[study.kind](trial, last, (answers) => {
     record(trial, answers, performance.now() - shownAt);
     next();
-  });
+  }, figures);
   const back = () => go(at - 1);
   keys.Backspace ??= back;
   keys.u = back;
@@ -231,7 +232,7 @@ function trialScreen(trial) {
     el("button", { type: "button", onclick: back }, "Back ", key("U")),
     el("button", { type: "button", onclick: next, disabled: !last }, "Next"),
     ...(config.server ? [] : [el("button", { type: "button", onclick: download, disabled: !answered() }, "Save so far")]));
-  return [heading, images(trial), ...body, open];
+  return [heading, ...(body.includes(figures) ? [] : [figures]), ...body, open];
 }
 
 function pairwise(trial, last, vote) {
@@ -250,11 +251,13 @@ function pairwise(trial, last, vote) {
   ];
 }
 
-function rank(trial, last, vote) {
+function rank(trial, last, vote, figures) {
   const n = trial.images.length;
   const order = Object.fromEntries(study.questions.map((q) => [q.id, [...(last?.[q.id] ?? [])]]));
   const active = () => study.questions.find((q) => order[q.id].length < n);
   const blocks = study.questions.map((q) => el("div", { "data-question": q.id }));
+  const now = el("p", { class: "ask now" });  // above the images, which on a phone fill the screen
+  const thumb = (i) => el("span", { class: "thumb", "aria-hidden": "true", style: `background-image: url("${study.images[trial.images[i]].src}")` });
   const finish = el("button", { class: "go", type: "button", onclick: () => vote(order) }, "Done ", key("Enter"));
   const place = (q, i) => {
     if (order[q.id].includes(i)) order[q.id] = order[q.id].filter((x) => x !== i);
@@ -264,21 +267,28 @@ function rank(trial, last, vote) {
   };
   function draw() {
     const focused = document.activeElement?.dataset?.place;
+    const asked = active();
+    now.textContent = asked ? `${asked.label}: tap the images, best first (${order[asked.id].length + 1} of ${n}).` : "All are placed.";
+    figures.querySelectorAll("figcaption").forEach((caption, i) => {
+      const places = study.questions.map((q) => [q.label, order[q.id].indexOf(i) + 1]).filter(([, where]) => where);
+      caption.replaceChildren(`Image ${i + 1}`, ...places.map(([label, where]) => el("span", { class: "where" }, `${label} ${where}`)));
+    });
     study.questions.forEach((q, b) => {
-      const mark = active() === q ? "▸ " : "";
+      const mark = asked === q ? "▸ " : "";
       blocks[b].replaceChildren(
         el("p", { class: "ask" }, `${mark}${q.label}: ${q.text}`, el("span", { class: "muted" }, " Best first.")),
         el("div", { class: "ranks", role: "group", "aria-label": q.text }, ...[...Array(n).keys()].map((i) => {
           const where = order[q.id].indexOf(i);
           return el("button", { type: "button", "aria-pressed": String(where >= 0), "data-place": `${q.id}-${i}`,
             "aria-label": where < 0 ? `Image ${i + 1}, not placed` : `Image ${i + 1}, place ${where + 1}`,
-            onclick: () => place(q, i) }, where < 0 ? `Image ${i + 1}` : `Image ${i + 1}: ${where + 1}.`);
+            onclick: () => place(q, i) }, thumb(i), `Image ${i + 1}`, where < 0 ? "" : el("b", { class: "badge" }, String(where + 1)));
         })));
     });
-    finish.disabled = Boolean(active());
+    finish.disabled = Boolean(asked);
     if (focused) document.querySelector(`[data-place="${focused}"]`)?.focus();
   }
   for (let i = 0; i < n; i++) keys[String(i + 1)] = () => { const q = active(); if (q && !order[q.id].includes(i)) place(q, i); };
+  figures.querySelectorAll("img").forEach((image, i) => image.addEventListener("click", keys[String(i + 1)]));
   keys.Backspace = () => {
     const started = study.questions.filter((q) => order[q.id].length);
     if (!started.length) { go(at - 1); return; }
@@ -288,7 +298,8 @@ function rank(trial, last, vote) {
   };
   keys.Enter = () => { if (!active()) vote(order); };
   draw();
-  return [el("p", { class: "muted keys" }, "Keys: the image's number places it next, Backspace takes the last one back."),
+  return [now, figures,
+    el("p", { class: "muted keys" }, "Keys: the image's number places it next, Backspace takes the last one back."),
     ...blocks, el("div", { class: "actions" }, finish)];
 }
 
