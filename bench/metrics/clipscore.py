@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,19 +40,24 @@ class CLIPScore(Metric):
 
     def score(self, scene: Scene) -> list[Measured]:
         at = layout(scene)
+        return [absent(variant.column, reward) if isinstance(reward, str) else _measured(variant, reward, scene, at)
+                for variant, reward in self._asked(scene)]  # fmt: skip
+
+    def precompute(self, scene: Scene) -> None:
+        for _, reward in self._asked(scene):
+            if isinstance(reward, ClipReward):
+                clip_features(scene.tuned, reward)
+
+    def _asked(self, scene: Scene) -> Iterator[tuple[ClipVariant, ClipReward | str]]:
+        """Variants and their models; in place of an absent model why it is."""
         if scene.judging.world == "tiny":
             reward = judge(self.model, scene.device)
             if not isinstance(reward, ClipReward) or reward.form != "cosine":
                 raise UserError(f"clipscore needs a CLIP reward in cosine form, {self.model!r} is not one")
-            return [_measured(ClipVariant(f"clipscore/{self.model}", self.model, 100), reward, scene, at)]
-        measured = []
+            yield ClipVariant(f"clipscore/{self.model}", self.model, 100), reward
+            return
         for variant in (CLIP_VARIANTS[key] for key in self.variants):
-            reason = absent_assets(variant.column, variant.asset)
-            if reason:
-                measured.append(absent(variant.column, reason))
-                continue
-            measured.append(_measured(variant, _model(variant, scene.device), scene, at))
-        return measured
+            yield variant, absent_assets(variant.column, variant.asset) or _model(variant, scene.device)
 
 
 class CLIPScoreB32(CLIPScore):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,6 +38,16 @@ def clip_features(images: Images, reward: ClipReward) -> NDArray[np.float32]:
     return images.features(reward.tower, reward.image_features)
 
 
+def look(images: Images, reward: Reward, prompts: Sequence[str]) -> None:
+    """Asks of each image what ``per_image`` and ``per_part`` will: what is expensive in them is then there."""
+    if isinstance(reward, ClipReward):
+        clip_features(images, reward)
+    else:
+        _measured(images, reward, prompts)
+    if reward.part_names:
+        per_part(images, reward, prompts)
+
+
 def per_image(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
     """The reward's raw measure of each image, (N,) float32.
 
@@ -46,31 +56,26 @@ def per_image(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray
         reward: the judge.
         prompts: text of each image.
     """
-    with torch.no_grad():
-        if isinstance(reward, ClipReward):
+    if isinstance(reward, ClipReward):
+        with torch.no_grad():
             features = torch.from_numpy(clip_features(images, reward))
             return reward.compare(features, prompts).cpu().numpy()
-        return _measured(images, reward, prompts)[:, 0]
+    return _measured(images, reward, prompts)[:, 0]
 
 
 def per_part(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
     """The reward's parts of each image, (N, K) float32 in the order of ``part_names``; see ``per_image``."""
-    rest: Iterator[str] = iter(prompts)
 
-    def extract(batch: torch.Tensor) -> torch.Tensor:
-        texts = [next(rest) for _ in range(len(batch))]
+    def extract(batch: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         return reward.measure_parts(batch.float() / 255, texts)
 
-    with torch.no_grad():
-        return images.features(f"parts-{digest([reward.identity(), list(prompts)], 32)}", extract)
+    return images.judged(f"parts-{digest(reward.identity(), 32)}", extract, prompts)
 
 
 def _measured(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
     """Values of any reward, kept like features of one dimension under the reward's identity and the prompts."""
-    rest: Iterator[str] = iter(prompts)
 
-    def extract(batch: torch.Tensor) -> torch.Tensor:
-        texts = [next(rest) for _ in range(len(batch))]
+    def extract(batch: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         return reward.measure(batch.float() / 255, texts)[:, None]
 
-    return images.features(f"measure-{digest([reward.identity(), list(prompts)], 32)}", extract)
+    return images.judged(f"measure-{digest(reward.identity(), 32)}", extract, prompts)
