@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from metric_world import make_suite, picture, save_images, suite_keys
@@ -17,6 +16,7 @@ from bench.core import registry
 from bench.core.contract import ImageFolder, Metric, Scene
 from bench.core.judging import Judging
 from bench.core.types import GraphQuestion
+from bench.metrics.cache import stored
 from bench.metrics.extractors import FeatureNetwork
 from bench.metrics.images import FEATURE_BATCH, ImagesOnDisk, content_hash
 
@@ -52,17 +52,6 @@ def test_all_that_ships_is_here() -> None:
 
 
 @pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A face network of one layer, and a photograph of its subject beside it."""
-    folder = tmp_path_factory.mktemp("faces")
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.AvgPool2d(28), torch.nn.Flatten(), torch.nn.Linear(48, 8))
-    torch.jit.trace(network, torch.zeros(1, 3, 112, 112)).save(str(folder / "face.pt"))  # type: ignore[no-untyped-call]
-    save_images(folder / "subject", picture, [("x", 0)])
-    return folder
-
-
-@pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageFolder, ImageFolder]:
     """Tuned and base images."""
     root = tmp_path_factory.mktemp("images")
@@ -70,15 +59,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageFolder, Imag
             save_images(root / "base", lambda i: picture(100 + i), suite_keys(SUITE)))  # fmt: skip
 
 
+def only_stored(folder: Path, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+    """``bench.metrics.cache.cached`` for which nothing may be missing."""
+    found = stored(folder, key)
+    assert found is not None, f"asked again: {key}"
+    return found
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_the_scores_of_parts_are_those_of_one_process_which_then_asks_nothing(
-    name: str, folders: tuple[ImageFolder, ImageFolder], embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, folders: tuple[ImageFolder, ImageFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.metrics.distances.load_extractor", lambda protocol, device: Small(protocol))
     monkeypatch.setattr("bench.metrics.distances.tiny_reference", lambda network, cache: None)
     monkeypatch.setattr("bench.metrics.tifa.reader_of", lambda judging, device: BrightnessReader())
+    monkeypatch.setattr("bench.metrics.identity.load_embedder", lambda where, device: (Small("faces"), "f" * 64))
     metric: Metric = registry.load("metrics", name)()
-    judging = Judging(subject=str(embedder / "subject"), embedder=str(embedder / "face.pt"))
+    judging = Judging(subject=str(folders[1].root), embedder="face.pt")
 
     def scene(cache: str, make: Callable[[ImageFolder, Path], ImagesOnDisk] = ImagesOnDisk, *, base: bool) -> Scene:
         images = [make(folder, tmp_path / cache) for folder in folders]
@@ -97,18 +94,7 @@ def test_the_scores_of_parts_are_those_of_one_process_which_then_asks_nothing(
             part = scene("shared", stretch(lo, hi), base=base)
             metric.precompute(dataclasses.replace(part, base=part.tuned))
 
-    def asked(*_: object) -> Any:
-        raise AssertionError("a network was asked again")
-
-    for where in ("bench.metrics.images.cached",):
-        monkeypatch.setattr(where, lambda folder, key, compute: _only_stored(folder, key, asked))
+    monkeypatch.setattr("bench.metrics.images.cached", only_stored)
     together = [metric.score(scene("shared", base=base)) for base in (True, False)]
     assert together == alone
     assert [m for m in alone[1] if m.value is not None]
-
-
-def _only_stored(folder: Path, key: dict[str, Any], otherwise: Callable[[], Any]) -> np.ndarray:
-    from bench.metrics.cache import stored
-
-    found = stored(folder, key)
-    return otherwise() if found is None else found
