@@ -82,9 +82,9 @@ class Scorer:
     ) -> list[MetricEntry]:
         """Entries of every (snapshot name, image folder); ``curve`` metrics for all, ``final`` ones for the base and
         for ``ends``, by default the last one."""
-        trained = trained_on(self.spec.reward)
-        if self.own_reward_family is not None:
-            # the run's reward only judges
+        if self.own_reward_family is None:
+            trained = trained_on(self.spec.reward)
+        else:  # the run's reward only judges, if it is here
             trained = Trained(frozenset(self.own_rewards), frozenset({self.own_reward_family}))
         trained = Trained(trained.names, trained.families | self.related_families)
         jobs = self._jobs([name for name, _ in snapshots], ends)

@@ -12,7 +12,7 @@ from bench.core.paired import cluster_mean_ci, mean_difference, win_rate
 from bench.metrics.judges import judge, look, per_image, per_part
 from bench.metrics.layout import Layout, absent, is_base, layout, shown
 from bench.metrics.panel import PROPERTIES, absent_judge, judges_of, stamp_of
-from rewards.expression import terms
+from rewards.expression import registered, terms
 
 
 class Rewards(Metric):
@@ -24,7 +24,8 @@ class Rewards(Metric):
 
     @classmethod
     def depends(cls, scene: Scene) -> Any:
-        names = judges_of(scene.judging)
+        trained = [name for name in terms(scene.trained_reward).names if needed(rewards=[registered(name)])]
+        names = (*judges_of(scene.judging), *map(registered, trained))
         return {name: [stamp_of(asset.name) for asset in needed(rewards=[name])] for name in names}
 
     def score(self, scene: Scene) -> list[Measured]:
@@ -53,7 +54,9 @@ def _asked(scene: Scene) -> Iterator[tuple[str, Reward | str, bool]]:
     told = set[str]()
     preference = judges_of(scene.judging)
     for name in dict.fromkeys((*tuned_for, *preference, *PROPERTIES)):
-        reason = None if name in tuned_for else absent_judge(name)
+        # the whole sum of a run's reward is there where its terms are
+        parts = trained.names if name == trained.canonical else (name,)
+        reason = next(filter(None, map(absent_judge, map(registered, parts))), None)
         if reason:
             yield name, reason, False
             continue
