@@ -29,7 +29,7 @@ def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], NDArray[A
     array = compute()
     file = io.BytesIO()
     np.savez(file, array=array, key=np.array(canonical_json(key)))
-    atomic.write_bytes(_path(folder, key), file.getvalue())
+    atomic.write_bytes(_path(folder, key), file.getvalue(), flush=False)
     return array
 
 
