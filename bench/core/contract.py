@@ -408,6 +408,12 @@ class Images(Protocol):
         """``features`` of each image under a text of its own."""
         ...
 
+    def of_texts(
+        self, network: str, read: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str]
+    ) -> np.ndarray:
+        """What ``read`` makes of each image's text alone, likewise: the same for all images of these texts."""
+        ...
+
     def answers(
         self, network: str, ask: Callable[[torch.Tensor, Sequence[Sequence[str]]], Sequence[Sequence[str]]],
         questions: Sequence[Sequence[str]],

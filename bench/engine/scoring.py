@@ -108,13 +108,13 @@ class Scorer:
 
         Nothing depends on it: what is not there in the end is asked then, and what fails here fails there and is told.
         """
-        by_name = {name: (images, turn) for name, images, turn in parts}
-        jobs = self._jobs(list(by_name), ())
         n_all = len(self.suite.prompts) * len(self.spec.eval_seeds)
+        first = shard.images(n_all, BLOCK).start
+        by_name = {name: (images, turn) for name, images, turn in parts if images.refs}
+        jobs = self._jobs(list(by_name), ()) if by_name else []
         with self.progress.stage(shard.title("score"), len(jobs), "metrics") as stage:
             for name, of_one in itertools.groupby(jobs, key=lambda job: job[0]):
                 folder, turn = by_name[name]
-                first = shard.images(n_all, BLOCK).start
                 images = ImagesOnDisk(folder, self.cache, first=first, n_all=n_all)
                 with turn:
                     for _, metric, plugin in of_one:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from bench.core import registry
 from bench.core.contract import Measured, Metric, Scene
 from bench.core.errors import UserError
 from bench.core.paired import cluster_mean_ci
-from bench.metrics.judges import clip_features, clip_model, judge
-from bench.metrics.layout import Layout, absent, layout
+from bench.metrics.judges import clip_model, clip_values, judge
+from bench.metrics.layout import Layout, absent, layout, shown
 from bench.metrics.panel import CLIP_VARIANTS, ClipVariant, absent_assets, stamp_of
 from rewards.clip import ClipReward
 
@@ -44,9 +43,9 @@ class CLIPScore(Metric):
                 for variant, reward in self._asked(scene)]  # fmt: skip
 
     def precompute(self, scene: Scene) -> None:
-        for _, reward in self._asked(scene):
+        for variant, reward in self._asked(scene):
             if isinstance(reward, ClipReward):
-                clip_features(scene.tuned, reward)
+                clip_values(scene.tuned, reward, _prompts(variant, shown(scene)))
 
     def _asked(self, scene: Scene) -> Iterator[tuple[ClipVariant, ClipReward | str]]:
         """Variants and their models; in place of an absent model why it is."""
@@ -90,11 +89,13 @@ def _model(variant: ClipVariant, device: str) -> ClipReward:
     return reward
 
 
+def _prompts(variant: ClipVariant, texts: Sequence[str]) -> list[str]:
+    return [variant.prefix + text for text in texts]
+
+
 def _measured(variant: ClipVariant, reward: ClipReward, scene: Scene, at: Layout) -> Measured:
-    prompts = [variant.prefix + prompt for prompt in at.prompts]
-    with torch.no_grad():
-        cosine = reward.compare(torch.from_numpy(clip_features(scene.tuned, reward)), prompts).cpu().numpy()
-    values = variant.scale * np.maximum(cosine, 0)
+    prompts = _prompts(variant, at.prompts)
+    values = variant.scale * np.maximum(clip_values(scene.tuned, reward, prompts), 0)
     mean = cluster_mean_ci(values, at.prompt_ids)
     n_truncated = reward.n_truncated(prompts)
     return Measured(

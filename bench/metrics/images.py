@@ -154,6 +154,27 @@ class ImagesOnDisk:
             network, digest(list(texts)), lambda: self._by_batch(network, FEATURE_BATCH, compute, texts)
         )
 
+    def of_texts(
+        self, network: str, read: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """What ``read`` makes of each image's text alone, from disk where these texts were read before, for whichever
+        images."""
+        import torch
+
+        def compute(at: slice) -> NDArray[np.float32]:
+            with torch.no_grad():
+                return read(texts[at]).float().cpu().numpy()
+
+        def rows() -> list[NDArray[Any]]:
+            found = []
+            for at, _ in self._grid(FEATURE_BATCH):
+                said = digest(list(texts[at]))
+                key = {"texts": said, "network": network, "n": at.stop - at.start}
+                found.append(cached(self.cache_dir / "texts" / said[:2], key, partial(compute, at)))
+            return found
+
+        return self._rows(network, digest(list(texts)), rows)
+
     def answers(
         self, network: str, ask: Callable[[torch.Tensor, Sequence[Sequence[str]]], Sequence[Sequence[str]]],
         questions: Sequence[Sequence[str]],

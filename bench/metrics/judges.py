@@ -38,10 +38,20 @@ def clip_features(images: Images, reward: ClipReward) -> NDArray[np.float32]:
     return images.features(reward.tower, reward.image_features)
 
 
+def clip_values(images: Images, reward: ClipReward, prompts: Sequence[str]) -> NDArray[np.float32]:
+    """What a CLIP reward says of each image under its prompt, (N,) float32; features of both sides are cached."""
+    with torch.no_grad():
+        features = torch.from_numpy(clip_features(images, reward))
+        if reward.form != "linear":
+            texts = images.of_texts(reward.reader, reward.text_features, prompts)
+            reward.remember(prompts, torch.from_numpy(texts))
+        return reward.compare(features, prompts).cpu().numpy()
+
+
 def look(images: Images, reward: Reward, prompts: Sequence[str]) -> None:
-    """Asks of each image what ``per_image`` and ``per_part`` will: what is expensive in them is then there."""
+    """Asks of each image what ``per_image`` and ``per_part`` will, so that it is there."""
     if isinstance(reward, ClipReward):
-        clip_features(images, reward)
+        clip_values(images, reward, prompts)
     else:
         _measured(images, reward, prompts)
     if reward.part_names:
@@ -57,9 +67,7 @@ def per_image(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray
         prompts: text of each image.
     """
     if isinstance(reward, ClipReward):
-        with torch.no_grad():
-            features = torch.from_numpy(clip_features(images, reward))
-            return reward.compare(features, prompts).cpu().numpy()
+        return clip_values(images, reward, prompts)
     return _measured(images, reward, prompts)[:, 0]
 
 

@@ -146,6 +146,15 @@ def test_texts_and_questions_are_part_of_what_was_asked(folder: ImageFolder, tmp
     again = ImagesOnDisk(folder, tmp_path / "cache")
     again.judged("n", never, texts)
     assert again.answers("n", never, questions)[0] == ["a? é", "b? é"]  # type: ignore[arg-type]
+    # texts alone are read once, whatever the images
+    def letters(texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(ord(text[0]))] for text in texts])
+
+    assert again.of_texts("n", letters, texts)[:, 0].tolist() == [97, 98, 99, 100, 101, 102]
+    other = ImagesOnDisk(save_images(tmp_path / "other", lambda i: picture(i + 9), KEYS), tmp_path / "cache")
+    assert np.array_equal(other.of_texts("n", never, texts), again.of_texts("n", letters, texts))
+    with pytest.raises(AssertionError):
+        other.of_texts("n", never, others)
     with pytest.raises(AssertionError):
         again.answers("n", never, [["other?"], *questions[1:]])  # type: ignore[arg-type]
 
