@@ -120,7 +120,7 @@ class ImagesOnDisk:
         self._n_all = len(folder.refs) if n_all is None else n_all
         self._pixels: NDArray[np.uint8] | None = None
         self._streams = False
-        self._features: dict[tuple[str, str], NDArray[np.float32]] = {}
+        self._features: dict[tuple[str, ...], NDArray[np.float32]] = {}
         self._grids: dict[int, list[tuple[slice, str]]] = {}
 
     def batches(self, n: int = FEATURE_BATCH) -> Iterator[torch.Tensor]:
@@ -140,7 +140,7 @@ class ImagesOnDisk:
         def compute(at: slice) -> NDArray[np.float32]:
             return extract(self._batch(at)).float().cpu().numpy()
 
-        return self._rows(network, "", lambda: self._by_batch(network, n_batch, compute))
+        return self._rows((network,), lambda: self._by_batch(network, n_batch, compute))
 
     def judged(
         self, network: str, extract: Callable[[torch.Tensor, Sequence[str]], torch.Tensor], texts: Sequence[str]
@@ -150,9 +150,8 @@ class ImagesOnDisk:
         def compute(at: slice) -> NDArray[np.float32]:
             return extract(self._batch(at), texts[at]).float().cpu().numpy()
 
-        return self._rows(
-            network, digest(list(texts)), lambda: self._by_batch(network, FEATURE_BATCH, compute, texts)
-        )
+        about = digest(list(texts))
+        return self._rows((network, about), lambda: self._by_batch(network, FEATURE_BATCH, compute, texts))
 
     def of_texts(
         self, network: str, read: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str]
@@ -173,7 +172,7 @@ class ImagesOnDisk:
                 found.append(cached(self.cache_dir / "texts" / said[:2], key, partial(compute, at)))
             return found
 
-        return self._rows(network, digest(list(texts)), rows)
+        return self._rows((network, "texts alone", digest(list(texts))), rows)
 
     def answers(
         self, network: str, ask: Callable[[torch.Tensor, Sequence[Sequence[str]]], Sequence[Sequence[str]]],
@@ -188,14 +187,12 @@ class ImagesOnDisk:
         found = self._by_batch(network, FEATURE_BATCH, compute, questions)
         return [each for batch in found for each in json.loads(batch.tobytes())]
 
-    def _rows(
-        self, network: str, about: str, compute: Callable[[], list[NDArray[Any]]]
-    ) -> NDArray[np.float32]:
+    def _rows(self, name: tuple[str, ...], compute: Callable[[], list[NDArray[Any]]]) -> NDArray[np.float32]:
         """All batches one below the other, made once."""
-        if (network, about) not in self._features:
+        if name not in self._features:
             found = compute()
-            self._features[network, about] = np.concatenate(found) if found else np.empty((0, 0), np.float32)
-        return self._features[network, about]
+            self._features[name] = np.concatenate(found) if found else np.empty((0, 0), np.float32)
+        return self._features[name]
 
     def _by_batch(
         self, network: str, n: int, compute: Callable[[slice], NDArray[Any]], about: Sequence[Any] | None = None
