@@ -22,7 +22,7 @@ from bench.assets import find, need
 from bench.assets.files import check_whole, sha256_of_all, weights_in
 from bench.core.contract import Reward
 from bench.core.errors import UserError
-from bench.core.identity import digest, plain
+from bench.core.identity import digest, file_sha256, plain
 from bench.diffusion.models import quiet
 from rewards.check import check_images
 
@@ -226,6 +226,12 @@ class ClipReward(Reward):
         with quiet():
             return AutoTokenizer.from_pretrained(self._processor)
 
+    @functools.cached_property
+    def reader(self) -> str:
+        """Names weights and vocabulary: what cached text features are keyed by."""
+        words = {p.name: file_sha256(p) for p in sorted(self._processor.iterdir()) if p.suffix in (".json", ".txt")}
+        return f"text-{self.weights_sha256[:16]}-{digest(words, 16)}"
+
     def prepare(self) -> None:
         _ = self.model, self.tokenizer
 
@@ -271,6 +277,10 @@ class ClipReward(Reward):
                 ))  # fmt: skip
                 self._texts[prompt] = self._unit(features)[0]
         return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def remember(self, prompts: Sequence[str], features: torch.Tensor) -> None:
+        """Takes ``text_features`` that another process, or another reward with this ``reader``, computed."""
+        self._texts.update(zip(prompts, features.to(self.device), strict=True))
 
     def _unit(self, features: torch.Tensor) -> torch.Tensor:
         """Of length 1 in float32, whatever narrower type the tower runs in."""

@@ -157,9 +157,13 @@ class OnlineTuner(AdapterTuner):
         ctx = self.ctx
         noise = Noise([ctx.seed("rollout", update=self.update, sample=k) for k in part])
         return accumulate_gradients(
-            ctx.model, self.sampler, path, texts, noise, self.loss(ctx.reward(), texts, rewards),
+            ctx.model, self.sampler, path, texts, noise, self.loss(self.tuned_for(), texts, rewards),
             ctx.sampler.resolution, self.config.kl / ctx.global_batch,
         )  # fmt: skip
+
+    def tuned_for(self) -> Reward:
+        """The reward whose gradient counts: the run's."""
+        return self.ctx.reward()
 
     def loss(self, reward: Reward, texts: Sequence[str], rewards: list[float]) -> Loss:
         """g phi(r) of images for these texts, divided by the global batch; appends the rewards as it scores."""

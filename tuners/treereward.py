@@ -23,13 +23,13 @@ from typing import Any, ClassVar
 
 import torch
 
+from bench.assets import locate, needed
 from bench.core import registry
 from bench.core.afford import Need
 from bench.core.budget import Budget, Charge
 from bench.core.contract import Context, Patch, Phase, Report, Reward, Setup, setting
 from bench.core.errors import UserError, unknown_name
 from bench.core.types import SamplerSpec
-from bench.diffusion.rollout import Loss
 from bench.diffusion.rollout import Path as Rollout
 from bench.store import atomic
 from bench.tiny import is_tiny_world
@@ -218,7 +218,9 @@ class TreeReward(ReFL):
         if aligner.startswith("tiny-") and not tiny:
             return [f"aligner = {aligner} knows the tiny world only: {ALIGNER}, or another of bench list rewards that "
                     "reads prompts"]  # fmt: skip
-        return []
+        lacking = [asset for asset in needed(rewards=[aligner]) if locate(asset) is None]
+        return [f"the aligner {aligner} is not on this machine: bench assets fetch --reward {aligner}, another "
+                "aligner, or feedback = votes=FILE"] if lacking else []  # fmt: skip
 
     @classmethod
     def first_update(cls, config: Any, setup: Setup) -> list[Need]:
@@ -362,9 +364,9 @@ class TreeReward(ReFL):
 
     # -- tune
 
-    def loss(self, reward: Reward, texts: Sequence[str], rewards: list[float]) -> Loss:
-        """ReFL's loss with R in the place of the run's reward."""
-        return super().loss(self._charged, texts, rewards)
+    def tuned_for(self) -> Reward:
+        """R: the run's reward is not even loaded, as its weights may not be here."""
+        return self._charged
 
     def accumulate(self, path: Rollout) -> dict[str, float]:
         return {**super().accumulate(path), **self.score.take()}

@@ -30,7 +30,7 @@ def _device_name(context: click.Context, option: click.Parameter, name: str) -> 
 device = click.option("--device", default="auto", show_default=True, callback=_device_name, help="cpu, cuda, or auto.")
 
 _JUDGING = (
-    click.option("--metrics", help="Metrics with commas in place of the suite's, or +NAME,NAME beside them."),
+    click.option("--metrics", help="Metrics with commas in place of the suite's or run's, or +NAME,NAME beside them."),
     click.option("--judges", help="Rewards to judge the images with, with commas, in place of the suite's judges."),
     click.option("--vqa", type=click.Path(path_type=Path), help="Folder of the VQA model that TIFA asks."),
     click.option("--questions", type=click.Path(path_type=Path, exists=True, dir_okay=False),

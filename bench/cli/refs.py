@@ -34,21 +34,22 @@ def build(folder: Path, protocol: str, out: Path, features: bool | None, device:
     from bench.engine.devices import resolve
     from bench.engine.progress import Progress
     from bench.metrics import references
+    from bench.metrics.extractors import load_extractor
     from bench.metrics.requirements import EXTRACTOR_PROTOCOLS
 
-    # what was typed first: decoding a folder of pictures takes minutes
+    # what was typed and what the machine lacks first: decoding a folder of pictures takes minutes
     if protocol not in EXTRACTOR_PROTOCOLS:
         raise unknown_name("protocol", protocol, EXTRACTOR_PROTOCOLS, "bench refs build --help")
     if out.suffix != ".npz":
         raise UserError(f"--out {out} is no .npz", hint=f"--out {out.with_suffix('.npz')}")
     device = resolve(device)
     paths = references.pictures_of(folder)
+    # the network is not needed where the file is made already
+    network = None if out.exists() else load_extractor(protocol, device)
     content = references.check_pictures(paths)
     made = _already(out, protocol, content, features)
     if made is None:
-        from bench.metrics.extractors import load_extractor
-
-        network = load_extractor(protocol, device)
+        network = network or load_extractor(protocol, device)
         with Progress(quiet=json).stage(f"{protocol} of {folder}", len(paths), "pictures") as stage:
             made = references.build(folder, network, keep_features=features,
                                     advance=lambda n: stage.advance(n, ""))  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 @click.argument("run")
 @click.option("--regenerate", is_flag=True, help="First make missing or damaged images again, from the adapters.")
 @click.option("--adapter-scale", help="Sample and score the last snapshot at these LoRA scales too, such as 0.5,0.75.")
-@click.option("--metrics", help="Metrics with commas in place of the run's, or +NAME,NAME beside them.")
+@o.judging_options
+@o.data
 @o.runs
 @o.as_json
 def score(
-    run: str, regenerate: bool, adapter_scale: str | None, metrics: str | None, runs: Path, json: bool
+    run: str, regenerate: bool, adapter_scale: str | None, runs: Path, json: bool, **judging: Any
 ) -> int:  # fmt: skip
     """Score the stored images of a finished run again and rewrite its record.
+
+    What is not said about metrics and judges stays as the run has it; what is said holds from then on.
 
     With --adapter-scale nothing is scored again: the scales are added to the record, and boards keep the tuner's own.
     """
@@ -35,7 +39,8 @@ def score(
     from leaderboard.site import build
 
     scales = parse_scales(adapter_scale) if adapter_scale else []
-    record = rescore(find_run(runs, run), regenerate=regenerate, scales=scales, metrics=metrics, quiet=json)
+    record = rescore(find_run(runs, run), regenerate=regenerate, scales=scales, quiet=json,
+                     say=lambda text: print(text, file=sys.stderr), **judging)  # fmt: skip
     page = build(runs, describe=describe)
     tables = [(_own(record), rows(record)), *((_title(e.snapshot), rows(record, e)) for e in record.scales)]
     if json:

@@ -384,7 +384,11 @@ class ImageFolder:
 
 
 class Images(Protocol):
-    """Images as metrics read them: decoded once, features extracted once per network."""
+    """Images as metrics read them: decoded once, asked once per network.
+
+    What a network says is kept on disk batch by batch, under the batch's content and ``network``, so ``network`` names
+    weights digest and preprocessing. Which process asked makes no difference: see ``Metric.precompute``.
+    """
 
     folder: ImageFolder
 
@@ -392,9 +396,29 @@ class Images(Protocol):
         """(B, 3, H, W) uint8 in the order of ``folder.refs``."""
         ...
 
-    def features(self, network: str, extract: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-        """(N, D) float32, one row an image, from ``extract`` on uint8 batches; cached on disk under
-        (content hash, ``network``), so ``network`` names weights digest and preprocessing."""
+    def features(
+        self, network: str, extract: Callable[[torch.Tensor], torch.Tensor], *, n_batch: int = 64
+    ) -> np.ndarray:
+        """(N, D) float32, one row an image, from ``extract`` on uint8 batches of ``n_batch``."""
+        ...
+
+    def judged(
+        self, network: str, extract: Callable[[torch.Tensor, Sequence[str]], torch.Tensor], texts: Sequence[str]
+    ) -> np.ndarray:
+        """``features`` of each image under a text of its own."""
+        ...
+
+    def of_texts(
+        self, network: str, read: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str]
+    ) -> np.ndarray:
+        """What ``read`` makes of each image's text alone, likewise: the same for all images of these texts."""
+        ...
+
+    def answers(
+        self, network: str, ask: Callable[[torch.Tensor, Sequence[Sequence[str]]], Sequence[Sequence[str]]],
+        questions: Sequence[Sequence[str]],
+    ) -> list[list[str]]:  # fmt: skip
+        """What ``ask`` answers to the questions about each image, likewise."""
         ...
 
 
@@ -457,6 +481,14 @@ class Metric(ABC):
 
     @abstractmethod
     def score(self, scene: Scene) -> list[Measured]: ...
+
+    def precompute(self, scene: Scene) -> None:
+        """Asks ``scene.tuned`` what ``score`` will ask of each image by itself, so that several processes share it.
+
+        Here ``scene.tuned``, which is also ``scene.base``, holds a part of the images. Its answers stay where ``score``
+        finds them when it asks the same of all images. A metric without this is computed by one process alone.
+        """
+        return
 
     @classmethod
     def depends(cls, scene: Scene) -> Any:

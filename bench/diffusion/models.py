@@ -218,7 +218,7 @@ def _pipeline(source: ModelSource, dtype: torch.dtype) -> Any:
         raise UserError(
             f"the files of model {source.name!r} ({source.location}) are neither cached here nor reachable: {reason}",
             valid=f"a machine with internet, or a copy of the repository{source.at_revision()}",
-            hint=f"--model {source.name}=/path/to/folder",
+            hint=f"--model {source.named_copy}=FOLDER",
         ) from err
 
 

@@ -75,6 +75,11 @@ class ModelSource:
         """For messages: which revision of the repository is meant."""
         return f" at revision {self.pinned}" if self.pinned else ", unpinned: the commit that is cached counts"
 
+    @property
+    def named_copy(self) -> str:
+        """What ``--model`` takes before ``=FOLDER`` for a copy of its files: a registered name, or the hub's id."""
+        return self.name if self.name in registry.entries("models") else self.location
+
     def file(self, name: str) -> Path | None:
         """A file of the model where it is on this machine, such as ``scheduler/scheduler_config.json``."""
         if self.is_folder:

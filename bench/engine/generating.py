@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from bench.diffusion import adapters
 from bench.diffusion.models import BaseModel
 from bench.engine import imaging, scoring, tuning
 from bench.engine.progress import Progress
-from bench.engine.shards import Shard, helpers
+from bench.engine.shards import Shard
 from bench.metrics.images import read_folder
 from bench.store import atomic
 from bench.store.runs import RunFolder
@@ -33,12 +33,8 @@ class Generation:
     stop: Callable[[], None]
     """Called between images; raises when the attempt is to end."""
 
-    def whole(self, processes: int = 1) -> dict[str, ImageFolder]:
-        """Image folders of the base and of every snapshot, in order of the budget.
-
-        Args:
-            processes: as many share the work, this one included; fewer where there are fewer batches.
-        """
+    def whole(self) -> dict[str, ImageFolder]:
+        """Image folders of the base and of every snapshot, in order of the budget; what is missing is made."""
         wanted = {name: self._images(name) for name in [scoring.BASE, *self._names()]}
         if all((path / "index.jsonl").exists() for path in wanted.values()):
             return {name: read_folder(path) for name, path in wanted.items()}
@@ -46,11 +42,6 @@ class Generation:
             self.folder.snapshots / scoring.BASE / "snapshot.json",
             {"fraction": 0.0, "spent": {}, "adapter": False, "adapter_scale": 1.0},
         )
-        n = min(processes, imaging.n_batches(self.suite))
-        if n > 1:
-            with helpers(self.folder.root, n, self.progress.say) as wait:
-                self.part(Shard(0, n))
-                wait(self.stop)
         base = imaging.base_images(
             wanted[scoring.BASE], self.base_store, self.load_model, self.spec, self.suite, self.progress, self.stop
         )
@@ -58,13 +49,28 @@ class Generation:
 
     def part(self, shard: Shard) -> None:
         """One slice of every folder, as far as it is missing. Another process may do the same slice at once."""
-        imaging.base_part(self.base_store, self.load_model, self.spec, self.suite, self.progress, self.stop, shard)
+        if not self._has_base():
+            imaging.base_part(self.base_store, self.load_model, self.spec, self.suite, self.progress, self.stop, shard)
         for name in self._names():
             path = self._images(name)
             if imaging.missing(path, self.suite, shard):
                 with self._patched(name) as (model, patch):
                     imaging.make_part(path, model, self.spec, self.suite, patch, self.progress,
                                       f"generate {name}", self.stop, shard)  # fmt: skip
+
+    def parts(self, shard: Shard) -> Iterator[tuple[str, ImageFolder, AbstractContextManager[None]]]:
+        """What ``part`` made: name and images of each folder, and what to hold while one looks at them.
+
+        Raises:
+            OSError: one is not there.
+        """
+        base = self._images(scoring.BASE) if self._has_base() else self.base_store
+        yield scoring.BASE, imaging.part_of(base, self.suite, shard), imaging.part_turn(self.base_store, shard)
+        for name in self._names():
+            yield name, imaging.part_of(self._images(name), self.suite, shard), nullcontext()
+
+    def _has_base(self) -> bool:
+        return (self._images(scoring.BASE) / "index.jsonl").exists()
 
     def _tuned(self, name: str) -> ImageFolder:
         path = self._images(name)

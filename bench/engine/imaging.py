@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,11 @@ from bench.diffusion.generate import generate
 from bench.diffusion.meters import denoiser_rows
 from bench.diffusion.models import BaseModel
 from bench.engine.progress import Progress
-from bench.engine.shards import Shard
-from bench.metrics.images import read_folder, write_index
+from bench.engine.shards import BATCH, BLOCK, Shard
+from bench.metrics.images import content_hash, read_folder, write_index
 from bench.store import atomic
 from bench.store.lock import exclusive
 
-BATCH = 32
-"""Images a batch. Part of the bits on CPU: a batch is made whole or not at all, so that resuming changes nothing."""
 WHOLE = Shard()
 BASE = Patch(adapter=False)
 WAIT_S = 24 * 3600.0
@@ -49,9 +48,9 @@ def pairs_of(suite: Suite) -> list[tuple[Prompt, int]]:
     return [(prompt, seed) for prompt in suite.prompts for seed in suite.spec.eval_seeds]
 
 
-def n_batches(suite: Suite) -> int:
+def n_blocks(suite: Suite) -> int:
     """Of one image folder."""
-    return -(-len(pairs_of(suite)) // BATCH)
+    return -(-len(pairs_of(suite)) // BLOCK)
 
 
 def _names(suite: Suite) -> dict[tuple[str, int], str]:
@@ -64,7 +63,7 @@ def missing(folder: Path, suite: Suite, shard: Shard = WHOLE) -> list[tuple[str,
     if (folder / "index.jsonl").exists():
         return []
     names = list(_names(suite).items())
-    return [key for i in shard.images(len(names), BATCH) for key, name in [names[i]] if not (folder / name).exists()]
+    return [key for i in shard.images(len(names), BLOCK) for key, name in [names[i]] if not (folder / name).exists()]
 
 
 def make_images(
@@ -88,7 +87,7 @@ def make_part(
     """``make_images`` for one shard, without the index. A file that is there is never replaced, so that several
     processes may fill a folder, and one that was given up cannot touch what was counted."""
     names = _names(suite)
-    mine = set(shard.images(len(names), BATCH))
+    mine = set(shard.images(len(names), BLOCK))
     there = {key for key, name in names.items() if (folder / name).exists()}
     elsewhere = {key for i, key in enumerate(names) if i not in mine}
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,11 +116,18 @@ def make_part(
 def complete(folder: Path, suite: Suite) -> ImageFolder:
     """Writes the index of a folder in which every image is, where it is not there yet. Safe to repeat."""
     if not (folder / "index.jsonl").exists():
-        write_index(folder, [
-            ImageRef(prompt_id=prompt, seed=seed, path=name, sha256=file_sha256(folder / name))
-            for (prompt, seed), name in _names(suite).items()
-        ])  # fmt: skip
+        write_index(folder, part_of(folder, suite).refs)
     return read_folder(folder)
+
+
+def part_of(folder: Path, suite: Suite, shard: Shard = WHOLE) -> ImageFolder:
+    """The shard's images, index or not. Raises OSError where one is missing."""
+    names = list(_names(suite).items())
+    refs = tuple(
+        ImageRef(prompt_id=prompt, seed=seed, path=name, sha256=file_sha256(folder / name))
+        for (prompt, seed), name in (names[i] for i in shard.images(len(names), BLOCK))
+    )
+    return ImageFolder(folder, refs, content_hash(refs))
 
 
 def drop_damaged(folder: Path) -> None:
@@ -165,11 +171,16 @@ def base_part(
     store: Path, load_model: Callable[[], BaseModel], spec: RunSpec, suite: Suite, progress: Progress,
     stop: Callable[[], None], shard: Shard,
 ) -> None:  # fmt: skip
-    """One shard of the base model's images; the same shard of another run waits for it instead of making it too."""
-    lock = store.with_name(f"{store.name}-{shard.number}-{shard.of}.lock")
-    with exclusive(lock, "a part of the base model's images", wait_s=WAIT_S):
+    """One shard of the base model's images."""
+    with part_turn(store, shard):
         if missing(store, suite, shard):
             make_part(store, load_model(), spec, suite, BASE, progress, "generate base", stop, shard)
+
+
+def part_turn(store: Path, shard: Shard) -> AbstractContextManager[None]:
+    """Inside, the same shard of another run waits for this one's instead of doing it too."""
+    lock = store.with_name(f"{store.name}-{shard.number}-{shard.of}.lock")
+    return exclusive(lock, "a part of the base model's images", wait_s=WAIT_S)
 
 
 def base_store(cache: Path, spec: RunSpec, computed: Mapping[str, Any]) -> Path:

@@ -26,6 +26,7 @@ from bench.engine.protocol import at_scale, parse_protocol, with_protocol
 from bench.metrics.choice import check_used, with_metrics
 from bench.store import atomic
 from bench.store.runs import RunFolder, run_folder
+from bench.tiny import is_tiny_world
 
 if TYPE_CHECKING:
     from bench.diffusion.sources import ModelSource
@@ -321,6 +322,10 @@ def _run(ground: _Ground, tuner: ChosenTuner, seed: int, options: Options) -> Pl
         metrics=s.metrics, seed=seed, files=_digests(tuner.cls.files(tuner.config)), train_list=suite.train_list,
         protocol=parse_protocol(options.protocol), recipe=options.recipe,
     )  # fmt: skip
+    if _fits_its_own(tuner, source) and not is_tiny_world(source.name):
+        # the suite's reward judges like any other: its weights, which may come later, change no answer. The tiny
+        # world's stand in ids that are out
+        spec = dataclasses.replace(spec, reward_revision="")
     folder = run_folder(options.runs, spec)
     return PlannedRun(
         spec=spec, suite=suite, folder=folder, settings=_resolved(tuner.config, source), state=state_of(folder),
@@ -397,6 +402,8 @@ def _problems(ground: _Ground, tuner: ChosenTuner, spec: RunSpec) -> list[str]:
             f"{tuner.label} leads the attention of a U-Net, and {source.name} is a transformer that reads image and "
             "text as one: settings without that stage (bench show tuner), or a U-Net (bench list models)"
         )
+    if _fits_its_own(tuner, source):
+        return [*problems, *ground.leaks]
     terms = [name for _, name in expression.parse(spec.reward)]
     _, missing_reward = _reward_revision(spec.reward)
     if missing_reward:
@@ -418,9 +425,14 @@ def tuner_problems(cls: type[Tuner], config: Any, setup: Setup) -> list[str]:
     return cls.problems(config, setup) or shortfalls(cls.first_update(config, setup), setup.budget)
 
 
+def _fits_its_own(tuner: ChosenTuner, source: ModelSource) -> bool:
+    """Whether the run's reward only judges."""
+    return tuner.cls.own_reward_family(tuner.config, source.name) is not None
+
+
 def _unused_reward(tuner: ChosenTuner, source: ModelSource, options: Options) -> list[str]:
     """A reward that the user named and that would not be tuned for."""
-    if options.reward is None or tuner.cls.own_reward_family(tuner.config, source.name) is None:
+    if options.reward is None or not _fits_its_own(tuner, source):
         return []
     return [
         f"{tuner.label} tunes for a reward that it fits itself, and for no other: leave --reward {options.reward} out"

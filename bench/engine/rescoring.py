@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.record import MetricEntry, Record, ScaledEntry, SnapshotEntry, is_human
 from bench.diffusion import adapters
 from bench.engine import imaging, scoring, tuning
+from bench.engine.rejudging import rejudge
 from bench.engine.worker import Worker
-from bench.metrics.choice import choose_metrics
 from bench.store import atomic
 from bench.store.lock import exclusive
 from bench.store.runs import RunFolder
@@ -95,22 +96,22 @@ def parse_scales(text: str) -> list[float]:
 
 
 def rescore(
-    folder: RunFolder, *, regenerate: bool = False, scales: Sequence[float] = (), metrics: str | None = None,
-    quiet: bool = False,
+    folder: RunFolder, *, regenerate: bool = False, scales: Sequence[float] = (), quiet: bool = False,
+    say: Callable[[str], object] = lambda text: None, **judging: Any,
 ) -> Record:  # fmt: skip
     """``bench score``: see ``Rescorer.rescore`` and, with ``scales``, ``Rescorer.score_scales``.
 
     Args:
-        metrics: as ``metrics.choice.choose_metrics`` reads it, over the run's own; its spec names them from then on.
+        say: told what this machine lacks of what is to be measured.
+        judging: see ``rejudging.rejudge``.
 
     Raises:
-        UserError: the run is not finished; a metric that nobody has.
+        UserError: the run is not finished; a choice that cannot be.
     """
     if not folder.record_path.exists():
         raise UserError(f"run {folder.root.name} is not finished", hint="the same bench run command again continues it")
-    if metrics is not None:
-        spec = folder.read_spec()
-        folder.write_spec(dataclasses.replace(spec, metrics=choose_metrics(metrics, spec.metrics)))
+    for sentence in rejudge(folder, **judging):
+        say(f"absent: {sentence}")
     if folder.read_record().external is not None:
         return _rescore_external(folder, regenerate or bool(scales), quiet)
     worker = Rescorer(folder, quiet=quiet)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,7 @@ from bench.core.record import Interval, MetricEntry
 from bench.core.types import RunSpec, Suite
 from bench.diffusion.sources import folder_digest
 from bench.engine.progress import Progress
+from bench.engine.shards import BLOCK, Shard
 from bench.metrics.images import ImagesOnDisk
 from bench.store import atomic
 from bench.store.runs import RunFolder
@@ -27,6 +30,9 @@ from bench.tiny import weights_dir
 from rewards.expression import canonical, load_reward, parse
 
 BASE = "f000"
+
+Part = tuple[str, ImageFolder, AbstractContextManager[None]]
+"""A snapshot's name, a slice of its images, and what to hold while one looks at them."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,12 @@ class Scorer:
     ) -> list[MetricEntry]:
         """Entries of every (snapshot name, image folder); ``curve`` metrics for all, ``final`` ones for the base and
         for ``ends``, by default the last one."""
-        ends = ends or [snapshots[-1][0]]
-        trained = trained_on(self.spec.reward)
-        if self.own_reward_family is not None:
-            # the run's reward only judges
+        if self.own_reward_family is None:
+            trained = trained_on(self.spec.reward)
+        else:  # the run's reward only judges, if it is here
             trained = Trained(frozenset(self.own_rewards), frozenset({self.own_reward_family}))
         trained = Trained(trained.names, trained.families | self.related_families)
-        jobs = [(name, metric, plugin) for name, _ in snapshots for metric, plugin in self._metrics()
-                if plugin.when == "curve" or name == BASE or name in ends]  # fmt: skip
+        jobs = self._jobs([name for name, _ in snapshots], ends)
         images: dict[str, ImagesOnDisk | UserError] = {}
         base_values: dict[str, Measured] = {}
         entries: list[MetricEntry] = []
@@ -99,9 +103,38 @@ class Scorer:
                 stage.advance(1, f"{metric} of {name}")
         return entries
 
-    def _metrics(self) -> Iterator[tuple[str, Metric]]:
-        for name in self.spec.metrics:
-            yield name, registry.load("metrics", name)()
+    def look(self, shard: Shard, parts: Sequence[Part], stop: Callable[[], None]) -> None:
+        """Asks of a part of the images what ``score_all`` of another process will ask of each by itself.
+
+        Nothing depends on it: what is not there in the end is asked then, and what fails here fails there and is told.
+        """
+        n_all = len(self.suite.prompts) * len(self.spec.eval_seeds)
+        first = shard.images(n_all, BLOCK).start
+        by_name = {name: (images, turn) for name, images, turn in parts if images.refs}
+        jobs = self._jobs(list(by_name), ()) if by_name else []
+        with self.progress.stage(shard.title("score"), len(jobs), "metrics") as stage:
+            for name, of_one in itertools.groupby(jobs, key=lambda job: job[0]):
+                folder, turn = by_name[name]
+                images = ImagesOnDisk(folder, self.cache, first=first, n_all=n_all)
+                with turn:
+                    for _, metric, plugin in of_one:
+                        stop()
+                        try:
+                            plugin.precompute(self._scene(images, images))
+                        except Exception as err:
+                            self.progress.note(f"{metric} of {name} is left to one process: {err}")
+                        stage.advance(1, f"{metric} of {name}")
+
+    def _jobs(self, names: Sequence[str], ends: Collection[str]) -> list[tuple[str, str, Metric]]:
+        """(snapshot, metric, its plug-in) to be scored, snapshots outer."""
+        ends = ends or [names[-1]]
+        plugins = {name: registry.load("metrics", name)() for name in self.spec.metrics}
+        return [(name, metric, plugin) for name in names for metric, plugin in plugins.items()
+                if plugin.when == "curve" or name == BASE or name in ends]  # fmt: skip
+
+    def _scene(self, tuned: ImagesOnDisk, base: ImagesOnDisk) -> Scene:
+        return Scene(suite=self.suite, tuned=tuned, base=base, trained_reward=self.spec.reward, device=self.device,
+                     cache_dir=self.cache, own_rewards=self.own_rewards, judging=self.judging)  # fmt: skip
 
     def _open(self, root: Path) -> ImagesOnDisk | UserError:
         try:
@@ -120,8 +153,7 @@ class Scorer:
                     raise images
             assert isinstance(tuned, ImagesOnDisk)
             assert isinstance(base, ImagesOnDisk)
-            scene = Scene(suite=self.suite, tuned=tuned, base=base, trained_reward=self.spec.reward, device=self.device,
-                          cache_dir=self.cache, own_rewards=self.own_rewards, judging=self.judging)  # fmt: skip
+            scene = self._scene(tuned, base)
             key = digest({
                 "metric": metric, "bench": bench.__version__, "tuned": tuned.folder.content_hash,
                 "base": base.folder.content_hash, "prompts": self.suite.spec.prompt_hash, "reward": self.spec.reward,

@@ -1,14 +1,15 @@
-"""Evaluation images by several processes: each makes a slice of every folder's images, beside the run's worker.
+"""Evaluation images by several processes: each makes and looks at a slice of every folder's, beside the run's worker.
 
-An image depends on no other, so an image folder may be filled from anywhere. A slice holds whole batches, as a batch's
-composition is part of its bits. Who makes a slice needs neither the run's lock nor its fence: it adds files that are
-missing and replaces none. The worker counts what is there in the end and makes the rest itself, so a process that was
-killed, or never came, costs time and nothing else.
+An image depends on no other, and what networks say of it neither. A slice holds whole batches, as a batch's composition
+is part of its bits. Who makes a slice needs neither the run's lock nor its fence: it adds files that are missing, to
+image folders and to the cache, and replaces none. The worker counts what is there in the end and makes the rest itself,
+so a process that was killed, or never came, costs time and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import subprocess
@@ -20,7 +21,14 @@ from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.engine.ranks import DEAF, WORKER
+from bench.metrics.images import FEATURE_BATCH
 from bench.store import meeting
+
+BATCH = 32
+"""Images made at once. Part of the bits on CPU: a batch is made whole or not at all, so that resuming changes
+nothing."""
+BLOCK = math.lcm(BATCH, FEATURE_BATCH)
+"""Images that a slice is a multiple of: whole batches of those that are made and of those that are scored."""
 
 POLL_S = 0.2
 
@@ -56,7 +64,7 @@ def helpers(folder: Path, n: int, say: Callable[[str], None]) -> Iterator[Callab
 
     Yields:
         What waits until all are over, calling its argument meanwhile. Processes of this machine that are still at
-        work when the block ends are ended: every image that they wrote is whole.
+        work when the block ends are ended: every file that they wrote is whole.
     """
     where = meeting.place()
     if where is not None:
@@ -74,7 +82,7 @@ def helpers(folder: Path, n: int, say: Callable[[str], None]) -> Iterator[Callab
             time.sleep(POLL_S)
         for k, child in enumerate(children, start=2):
             if child.returncode:
-                say(f"part {k} of {n} was left with exit code {child.returncode}: its images are made here")
+                say(f"part {k} of {n} was left with exit code {child.returncode}: what it has not done is done here")
 
     try:
         yield wait

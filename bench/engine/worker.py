@@ -43,7 +43,7 @@ from bench.engine.prepare import read_suite
 from bench.engine.progress import Progress
 from bench.engine.pulse import Pulse
 from bench.engine.recording import Recorder, Status, error_entry
-from bench.engine.shards import Shard
+from bench.engine.shards import Shard, helpers
 from bench.store import atomic
 from bench.store.liveness import turn
 from bench.store.runs import RunFolder
@@ -246,21 +246,43 @@ class Worker:
         """Images and scores of what tuning left. A failed run is not scored: it is a row with its reason."""
         if status == "failed":
             return self.recorder.make(status, reason, error, [], [])
+        # a job for images and scores alone has one process's share of a machine
+        n = min(self.processes if stage == "all" else 1, imaging.n_blocks(self.suite))
+        if n > 1:
+            self._share_out(attempt, n)
         with self._timed(attempt, "generate"):
-            # a job for images and scores alone has one process's share of a machine
-            folders = self._generate(self.processes if stage == "all" else 1)
+            folders = self._generate()
         with self._timed(attempt, "score"):
             entries = self._scorer().score_all([(n, f.root) for n, f in folders.items()], self.stop)
         self.folder.drop_checkpoints()
         atomic.remove(self.folder.root / "work")
         return self.recorder.make(status, reason, error, list(folders.items()), entries)
 
-    def _generate(self, processes: int = 1) -> dict[str, ImageFolder]:
+    def _share_out(self, attempt: Attempt, n: int) -> None:
+        """Makes and looks at the images together with ``n`` - 1 other processes, as far as those come."""
+        shard = Shard(0, n)
+        with helpers(self.folder.root, n, self.progress.say) as wait:
+            with self._timed(attempt, "generate"):
+                self._generation().part(shard)
+            with self._timed(attempt, "score"):
+                self._look(shard)
+                wait(self.stop)
+
+    def _look(self, shard: Shard) -> None:
+        try:
+            parts = list(self._generation().parts(shard))
+        except OSError as err:  # scoring says which are missing
+            self.progress.note(f"{shard.title('score')} is left to one process: {err}")
+            return
+        self._scorer().look(shard, parts, self.stop)
+
+    def _generate(self) -> dict[str, ImageFolder]:
         """Image folders of the base and of every snapshot, in order of the budget."""
-        return self._generation().whole(processes)
+        return self._generation().whole()
 
     def make_part(self, shard: Shard, local_rank: int | None) -> None:
-        """One slice of the run's images, beside other processes that make theirs; see ``bench.engine.shards``.
+        """One slice of the run's images and of what is asked of them, beside other processes that make theirs; see
+        ``bench.engine.shards``.
 
         Args:
             local_rank: of this process on its node, where several share its GPUs.
@@ -275,8 +297,10 @@ class Worker:
         if self.device == "cuda" and local_rank is not None:
             self.device = f"cuda:{local_rank}"
         self._generation().part(shard)
+        self._look(shard)
 
     def _generation(self) -> Generation:
+        torch.set_num_threads(self.request["n_threads"])
         store = imaging.base_store(self.cache, self.spec, self.execution.to_json())
         return Generation(self.folder, self.spec, self.suite, self.request["tuner"], store, self._load_model,
                           self.progress, self.stop)  # fmt: skip

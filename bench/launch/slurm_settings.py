@@ -36,7 +36,7 @@ class SlurmSettings:
     stages: str = setting(
         "one", "one: a job a run; split: tuning, then images and scores on one GPU in a job of its own"
     )
-    shards: int = setting(1, "of split stages: jobs a run that make its images together, each with one GPU", 1)
+    shards: int = setting(1, "of split stages: jobs a run that share images and judges, each with one GPU", 1)
     report: bool = setting(True, "a last job renders the leaderboard and says which runs are missing")
     report_partition: str = setting("", "partition of that last job, which needs no GPU; empty: as the others")
     signal_s: int = setting(

@@ -15,7 +15,7 @@ from bench.core.identity import canonical_json, digest
 from bench.store import atomic
 
 
-def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     """The array for ``key``: read from ``folder`` if it is there, else computed and kept.
 
     Args:
@@ -29,15 +29,15 @@ def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], NDArray[n
     array = compute()
     file = io.BytesIO()
     np.savez(file, array=array, key=np.array(canonical_json(key)))
-    atomic.write_bytes(_path(folder, key), file.getvalue())
+    atomic.write_bytes(_path(folder, key), file.getvalue(), flush=False)
     return array
 
 
-def stored(folder: Path, key: Mapping[str, Any]) -> NDArray[np.float32] | None:
+def stored(folder: Path, key: Mapping[str, Any]) -> NDArray[Any] | None:
     """The array that ``folder`` keeps for ``key``, None where it has none or a damaged one."""
     try:
         with _path(folder, key).open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            return np.asarray(kept["array"], np.float32) if str(kept["key"]) == canonical_json(key) else None
+            return np.asarray(kept["array"]) if str(kept["key"]) == canonical_json(key) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

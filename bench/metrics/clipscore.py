@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from bench.core import registry
 from bench.core.contract import Measured, Metric, Scene
 from bench.core.errors import UserError
 from bench.core.paired import cluster_mean_ci
-from bench.metrics.judges import clip_features, clip_model, judge
-from bench.metrics.layout import Layout, absent, layout
+from bench.metrics.judges import clip_model, clip_values, judge
+from bench.metrics.layout import Layout, absent, layout, shown
 from bench.metrics.panel import CLIP_VARIANTS, ClipVariant, absent_assets, stamp_of
 from rewards.clip import ClipReward
 
@@ -39,19 +39,24 @@ class CLIPScore(Metric):
 
     def score(self, scene: Scene) -> list[Measured]:
         at = layout(scene)
+        return [absent(variant.column, reward) if isinstance(reward, str) else _measured(variant, reward, scene, at)
+                for variant, reward in self._asked(scene)]  # fmt: skip
+
+    def precompute(self, scene: Scene) -> None:
+        for variant, reward in self._asked(scene):
+            if isinstance(reward, ClipReward):
+                clip_values(scene.tuned, reward, _prompts(variant, shown(scene)))
+
+    def _asked(self, scene: Scene) -> Iterator[tuple[ClipVariant, ClipReward | str]]:
+        """Variants and their models; in place of an absent model why it is."""
         if scene.judging.world == "tiny":
             reward = judge(self.model, scene.device)
             if not isinstance(reward, ClipReward) or reward.form != "cosine":
                 raise UserError(f"clipscore needs a CLIP reward in cosine form, {self.model!r} is not one")
-            return [_measured(ClipVariant(f"clipscore/{self.model}", self.model, 100), reward, scene, at)]
-        measured = []
+            yield ClipVariant(f"clipscore/{self.model}", self.model, 100), reward
+            return
         for variant in (CLIP_VARIANTS[key] for key in self.variants):
-            reason = absent_assets(variant.column, variant.asset)
-            if reason:
-                measured.append(absent(variant.column, reason))
-                continue
-            measured.append(_measured(variant, _model(variant, scene.device), scene, at))
-        return measured
+            yield variant, absent_assets(variant.column, variant.asset) or _model(variant, scene.device)
 
 
 class CLIPScoreB32(CLIPScore):
@@ -84,11 +89,13 @@ def _model(variant: ClipVariant, device: str) -> ClipReward:
     return reward
 
 
+def _prompts(variant: ClipVariant, texts: Sequence[str]) -> list[str]:
+    return [variant.prefix + text for text in texts]
+
+
 def _measured(variant: ClipVariant, reward: ClipReward, scene: Scene, at: Layout) -> Measured:
-    prompts = [variant.prefix + prompt for prompt in at.prompts]
-    with torch.no_grad():
-        cosine = reward.compare(torch.from_numpy(clip_features(scene.tuned, reward)), prompts).cpu().numpy()
-    values = variant.scale * np.maximum(cosine, 0)
+    prompts = _prompts(variant, at.prompts)
+    values = variant.scale * np.maximum(clip_values(scene.tuned, reward, prompts), 0)
     mean = cluster_mean_ci(values, at.prompt_ids)
     n_truncated = reward.n_truncated(prompts)
     return Measured(

@@ -59,6 +59,11 @@ class Colour(Metric):
             ))  # fmt: skip
         return measured
 
+    def precompute(self, scene: Scene) -> None:
+        hsv_means(scene.tuned)
+        _hues(scene.tuned)
+        _lab_means(scene.tuned)
+
 
 def magnitude(signed: Interval) -> Interval:
     """The interval of |x| from that of x: it starts at 0 where x may have either sign."""
@@ -72,7 +77,7 @@ def circular_hue_shift(tuned: Images, base: Images) -> dict[str, float | None]:
     base to tuned in (-180, 180] degrees; None where a set is grey."""
     angles = []
     for images in (tuned, base):
-        x, y = images.features(_ON_THE_CIRCLE, _hue_vectors).astype(np.float64).sum(0)
+        x, y = _hues(images).sum(0)
         grey = np.hypot(x, y) <= 1e-9 * len(images.folder.refs)
         angles.append(None if grey else float(np.degrees(np.arctan2(y, x)) % 360))
     after, before = angles
@@ -82,9 +87,16 @@ def circular_hue_shift(tuned: Images, base: Images) -> dict[str, float | None]:
 
 def delta_e(tuned: Images, base: Images, prompt_ids: Sequence[str]) -> Interval:
     """Mean over pairs of the distance of their mean colours in CIELAB (delta E of 1976); 2.3 is just noticeable."""
-    a, b = (images.features(_LAB, lambda batch: lab(batch.float() / 255).mean((2, 3))).astype(np.float64)
-            for images in (tuned, base))  # fmt: skip
+    a, b = _lab_means(tuned), _lab_means(base)
     return cluster_mean_ci(np.linalg.norm(a - b, axis=1), prompt_ids)
+
+
+def _lab_means(images: Images) -> NDArray[np.float64]:
+    return images.features(_LAB, lambda batch: lab(batch.float() / 255).mean((2, 3))).astype(np.float64)
+
+
+def _hues(images: Images) -> NDArray[np.float64]:
+    return images.features(_ON_THE_CIRCLE, _hue_vectors).astype(np.float64)
 
 
 def _hue_vectors(batch: torch.Tensor) -> torch.Tensor:

@@ -176,6 +176,9 @@ class SetDistance(Metric):
             measured.append(self._measured(name, tuned, base, at, scene, network, paired=True))
         return measured
 
+    def precompute(self, scene: Scene) -> None:
+        self._features(scene.tuned, load_extractor(self.protocol, scene.device))
+
     def _features(self, images: Images, network: FeatureNetwork) -> NDArray[np.float32]:
         return images.features(network.name, network)
 

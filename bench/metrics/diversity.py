@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from bench.core.contract import Measured, Metric, Scene
 from bench.core.errors import UserError
 from bench.core.paired import cluster_mean_ci
-from bench.metrics.cache import cached
+from bench.metrics.images import FEATURE_BATCH
 from bench.metrics.judges import clip_features, judge
 from bench.metrics.layout import Layout, absent, layout
 from bench.metrics.panel import DIVERSITY_CLIP, LPIPS_BACKBONE, LPIPS_HEADS, absent_assets, stamp_of
 from rewards.clip import ClipReward
+
+if TYPE_CHECKING:
+    from bench.metrics.lpips import LPIPS
 
 
 class Diversity(Metric):
@@ -41,10 +44,15 @@ class Diversity(Metric):
         clip = [absent(name, reason) for name in names] if reason else self._clip(scene, at, DIVERSITY_CLIP)
         return [*clip, self._lpips(scene, at)]
 
+    def precompute(self, scene: Scene) -> None:
+        tiny = scene.judging.world == "tiny"
+        if tiny or not absent_assets("diversity under CLIP", DIVERSITY_CLIP):
+            clip_features(scene.tuned, _clip_model(self.model if tiny else DIVERSITY_CLIP, scene.device))
+        if not tiny and not _no_lpips(scene):
+            lpips_distances(scene)
+
     def _clip(self, scene: Scene, at: Layout, model: str) -> list[Measured]:
-        reward = judge(model, scene.device)
-        if not isinstance(reward, ClipReward):
-            raise UserError(f"diversity needs a CLIP reward, {model!r} is not one")
+        reward = _clip_model(model, scene.device)
         features = clip_features(scene.tuned, reward)
         passport = {"network": reward.network, "captions": scene.suite.spec.prompt_hash, "n": at.n}
         vendi = Measured(
@@ -59,29 +67,48 @@ class Diversity(Metric):
                                reward.family)]  # fmt: skip
 
     def _lpips(self, scene: Scene, at: Layout) -> Measured:
-        name, n_seeds = "diversity/lpips-alex", len(scene.suite.spec.eval_seeds)
-        reason = absent_assets("diversity under LPIPS", LPIPS_HEADS, LPIPS_BACKBONE)
-        if n_seeds < 2 or reason:
-            return absent(name, ONE_SEED if n_seeds < 2 else str(reason))
-        from bench.metrics.lpips import load_lpips
-
-        network = load_lpips(scene.device)
-        def compute() -> NDArray[np.float32]:
-            with torch.no_grad():
-                # images of one prompt stand together
-                groups = (batch.to(scene.device).float() / 255 for batch in scene.tuned.batches(n_seeds))
-                made = [network.siblings(group) for group in groups]
-            return torch.cat(made).cpu().numpy()
-
-        key = {"content": scene.tuned.folder.content_hash, "network": f"lpips-{network.sha256}", "n_seeds": n_seeds}
-        distances = cached(scene.cache_dir / "features", key, compute).astype(np.float64)
+        name, reason = "diversity/lpips-alex", _no_lpips(scene)
+        if reason:
+            return absent(name, reason)
+        distances, network = lpips_distances(scene)
         height, width = next(iter(scene.tuned.batches(1))).shape[-2:]
         passport = {"network": f"LPIPS v0.1, AlexNet, {network.sha256[:16]}", "resolution": f"{width}x{height}",
                     "captions": scene.suite.spec.prompt_hash, "n": at.n}  # fmt: skip
-        return _column(name, distances, "LPIPS", passport, at, "lpips")
+        return _column(name, distances.astype(np.float64), "LPIPS", passport, at, "lpips")
 
 
 ONE_SEED = "one image a prompt: there are no pairs within a prompt"
+
+
+def _no_lpips(scene: Scene) -> str | None:
+    """Why there is no LPIPS within prompts."""
+    if len(scene.suite.spec.eval_seeds) < 2:
+        return ONE_SEED
+    return absent_assets("diversity under LPIPS", LPIPS_HEADS, LPIPS_BACKBONE)
+
+
+def _clip_model(name: str, device: str) -> ClipReward:
+    reward = judge(name, device)
+    if not isinstance(reward, ClipReward):
+        raise UserError(f"diversity needs a CLIP reward, {name!r} is not one")
+    return reward
+
+
+def lpips_distances(scene: Scene) -> tuple[NDArray[np.float32], LPIPS]:
+    """Mean LPIPS of each image to the others of its prompt, (N,), and the network. Images of a prompt stand together,
+    so a batch holds whole prompts."""
+    from bench.metrics.lpips import load_lpips
+
+    n_seeds = len(scene.suite.spec.eval_seeds)
+    network = load_lpips(scene.device)
+
+    def extract(batch: torch.Tensor) -> torch.Tensor:
+        groups = (group.to(scene.device).float() / 255 for group in torch.split(batch, n_seeds))
+        return torch.cat([network.siblings(group) for group in groups])[:, None]
+
+    n_batch = max(1, FEATURE_BATCH // n_seeds) * n_seeds
+    found = scene.tuned.features(f"lpips-{network.sha256}-of-{n_seeds}", extract, n_batch=n_batch)
+    return found[:, 0], network
 
 
 def _column(

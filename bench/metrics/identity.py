@@ -56,9 +56,7 @@ class Identity(Metric):
         with torch.no_grad():
             each = torch.cat([F.normalize(embed(_read(path)), dim=-1) for path in photographs])
         centre = F.normalize(each.double().mean(0), dim=-1).cpu().numpy()
-        name = f"embedder-{sha[:16]}"
-        features = scene.tuned.features(name, lambda batch: F.normalize(embed(batch), dim=-1))
-        values: NDArray[np.float64] = features.astype(np.float64) @ centre
+        values: NDArray[np.float64] = _embedded(scene, embed, sha).astype(np.float64) @ centre
         mean = cluster_mean_ci(values, at.prompt_ids)
         ceiling = float((each.cpu().double().numpy() @ centre).mean())
         return [Measured(
@@ -67,6 +65,14 @@ class Identity(Metric):
             passport={"subject": content, "embedder": sha, "captions": scene.suite.spec.prompt_hash, "n": at.n},
             detail={"n_photographs": len(photographs), "photographs_to_their_mean": ceiling},
         )]  # fmt: skip
+
+    def precompute(self, scene: Scene) -> None:
+        if scene.judging.subject and scene.judging.embedder:
+            _embedded(scene, *load_embedder(Path(scene.judging.embedder), scene.device))
+
+
+def _embedded(scene: Scene, embed: Embed, sha256: str) -> NDArray[np.float32]:
+    return scene.tuned.features(f"embedder-{sha256[:16]}", lambda batch: F.normalize(embed(batch), dim=-1))
 
 
 Embed = Callable[[Tensor], Tensor]

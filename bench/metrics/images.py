@@ -10,8 +10,9 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,21 +98,30 @@ def read_folder(root: Path) -> ImageFolder:
 
 
 class ImagesOnDisk:
-    """The ``Images`` of a folder.
+    """The ``Images`` of a folder, or of a part of one.
 
     Args:
-        folder: a complete set.
-        cache_dir: where features are kept, shared by runs; one file for each content hash and network.
+        folder: a complete set, or a stretch of one.
+        cache_dir: where features are kept, shared by runs; one file for each batch's content and network.
         memory_limit_bytes: decoded pixels up to this stay in memory.
+        first: place of the stretch's first image in the whole set.
+        n_all: images of the whole set; None where ``folder`` is that. Of a stretch there are only those batches of the
+            whole set that are wholly in it, as what comes with an image may change the last digits.
     """
 
-    def __init__(self, folder: ImageFolder, cache_dir: Path, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+    def __init__(
+        self, folder: ImageFolder, cache_dir: Path, memory_limit_bytes: int = MEMORY_LIMIT_BYTES, *, first: int = 0,
+        n_all: int | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.cache_dir = cache_dir
         self.memory_limit_bytes = memory_limit_bytes
+        self._first = first
+        self._n_all = len(folder.refs) if n_all is None else n_all
         self._pixels: NDArray[np.uint8] | None = None
         self._streams = False
-        self._features: dict[str, NDArray[np.float32]] = {}
+        self._features: dict[tuple[str, ...], NDArray[np.float32]] = {}
+        self._grids: dict[int, list[tuple[slice, str]]] = {}
 
     def batches(self, n: int = FEATURE_BATCH) -> Iterator[torch.Tensor]:
         """(B, 3, H, W) uint8 in the order of ``folder.refs``.
@@ -119,26 +129,105 @@ class ImagesOnDisk:
         Raises:
             MissingImages: files that are gone, unreadable or not the bytes of the index; all of them are listed.
         """
+        for at, _ in self._grid(n):
+            yield self._batch(at)
+
+    def features(
+        self, network: str, extract: Callable[[torch.Tensor], torch.Tensor], *, n_batch: int = FEATURE_BATCH
+    ) -> NDArray[np.float32]:
+        """(N, D) float32, one row an image, from memory, from disk, or from ``extract`` on (B, 3, H, W) uint8."""
+
+        def compute(at: slice) -> NDArray[np.float32]:
+            return extract(self._batch(at)).float().cpu().numpy()
+
+        return self._rows((network,), lambda: self._by_batch(network, n_batch, compute))
+
+    def judged(
+        self, network: str, extract: Callable[[torch.Tensor, Sequence[str]], torch.Tensor], texts: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """``features`` of each image under a text of its own."""
+
+        def compute(at: slice) -> NDArray[np.float32]:
+            return extract(self._batch(at), texts[at]).float().cpu().numpy()
+
+        about = digest(list(texts))
+        return self._rows((network, about), lambda: self._by_batch(network, FEATURE_BATCH, compute, texts))
+
+    def of_texts(
+        self, network: str, read: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """What ``read`` makes of each image's text alone, from disk where these texts were read before, for whichever
+        images."""
         import torch
 
-        for start in range(0, len(self.folder.refs), n):
-            pixels = self._in_memory()
-            part = self._decode(self.folder.refs[start : start + n]) if pixels is None else pixels[start : start + n]
-            yield torch.from_numpy(part.transpose(0, 3, 1, 2).copy())
+        def compute(at: slice) -> NDArray[np.float32]:
+            with torch.no_grad():
+                return read(texts[at]).float().cpu().numpy()
 
-    def features(self, network: str, extract: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
-        """(N, D) float32, one row an image, from memory, from disk, or from ``extract`` on (B, 3, H, W) uint8."""
-        if network not in self._features:
+        def rows() -> list[NDArray[Any]]:
+            found = []
+            for at, _ in self._grid(FEATURE_BATCH):
+                said = digest(list(texts[at]))
+                key = {"texts": said, "network": network, "n": at.stop - at.start}
+                found.append(cached(self.cache_dir / "texts" / said[:2], key, partial(compute, at)))
+            return found
 
-            def compute() -> NDArray[np.float32]:
-                import torch
+        return self._rows((network, "texts alone", digest(list(texts))), rows)
 
-                with torch.no_grad():
-                    return np.concatenate([extract(b).float().cpu().numpy() for b in self.batches(FEATURE_BATCH)])
+    def answers(
+        self, network: str, ask: Callable[[torch.Tensor, Sequence[Sequence[str]]], Sequence[Sequence[str]]],
+        questions: Sequence[Sequence[str]],
+    ) -> list[list[str]]:  # fmt: skip
+        """What ``ask`` answers to the questions about each image, from disk where it was asked before."""
 
-            key = {"content": self.folder.content_hash, "network": network, "n": len(self.folder.refs)}
-            self._features[network] = cached(self.cache_dir / "features", key, compute)
-        return self._features[network]
+        def compute(at: slice) -> NDArray[np.uint8]:
+            said = ask(self._batch(at), questions[at])
+            return np.frombuffer(json.dumps([list(each) for each in said]).encode(), np.uint8)
+
+        found = self._by_batch(network, FEATURE_BATCH, compute, questions)
+        return [each for batch in found for each in json.loads(batch.tobytes())]
+
+    def _rows(self, name: tuple[str, ...], compute: Callable[[], list[NDArray[Any]]]) -> NDArray[np.float32]:
+        """All batches one below the other, made once."""
+        if name not in self._features:
+            found = compute()
+            self._features[name] = np.concatenate(found) if found else np.empty((0, 0), np.float32)
+        return self._features[name]
+
+    def _by_batch(
+        self, network: str, n: int, compute: Callable[[slice], NDArray[Any]], about: Sequence[Any] | None = None
+    ) -> list[NDArray[Any]]:
+        """``compute`` of every batch, kept on disk, so that what a process has done of a pass is another's too.
+
+        Args:
+            about: what is said of each image beside its pixels, as plain data.
+        """
+        import torch
+
+        found = []
+        with torch.no_grad():
+            for at, content in self._grid(n):
+                key = {"content": content, "network": network, "n": at.stop - at.start}
+                if about is not None:
+                    key["about"] = digest(list(about[at]))
+                found.append(cached(self.cache_dir / "features" / content[:2], key, partial(compute, at)))
+        return found
+
+    def _grid(self, n: int) -> list[tuple[slice, str]]:
+        """Where in ``folder.refs`` each batch of ``n`` is, with its content hash."""
+        if n not in self._grids:
+            starts = range(-(-self._first // n) * n, self._n_all, n)
+            inside = [slice(lo - self._first, min(lo + n, self._n_all) - self._first) for lo in starts]
+            refs = self.folder.refs
+            self._grids[n] = [(at, content_hash(refs[at])) for at in inside if at.stop <= len(refs)]
+        return self._grids[n]
+
+    def _batch(self, at: slice) -> torch.Tensor:
+        import torch
+
+        pixels = self._in_memory()
+        part = self._decode(self.folder.refs[at]) if pixels is None else pixels[at]
+        return torch.from_numpy(part.transpose(0, 3, 1, 2).copy())
 
     def _in_memory(self) -> NDArray[np.uint8] | None:
         """All pixels (N, H, W, 3), decoded once, or None for a folder that is too large."""

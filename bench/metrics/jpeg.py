@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from bench.core.contract import Measured, Metric, Scene
@@ -23,7 +25,7 @@ class JPEGSize(Metric):
 
     def score(self, scene: Scene) -> list[Measured]:
         at = layout(scene)
-        values = scene.tuned.features(f"jpeg-kB-q{QUALITY}-420-pillow", _sizes)[:, 0]
+        values = _measured(scene)[:, 0]
         mean = cluster_mean_ci(values, at.prompt_ids)
         height, width = next(iter(scene.tuned.batches(1))).shape[-2:]
         return [Measured(
@@ -32,6 +34,14 @@ class JPEGSize(Metric):
             passport={"quality": QUALITY, "chroma": "4:2:0", "resolution": f"{width}x{height}",
                       "captions": scene.suite.spec.prompt_hash, "n": at.n},
         )]  # fmt: skip
+
+    def precompute(self, scene: Scene) -> None:
+        _measured(scene)
+
+
+def _measured(scene: Scene) -> NDArray[np.float32]:
+    """(N, 1) kB"""
+    return scene.tuned.features(f"jpeg-kB-q{QUALITY}-420-pillow", _sizes)
 
 
 def _sizes(batch: torch.Tensor) -> torch.Tensor:

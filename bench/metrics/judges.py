@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,6 +38,26 @@ def clip_features(images: Images, reward: ClipReward) -> NDArray[np.float32]:
     return images.features(reward.tower, reward.image_features)
 
 
+def clip_values(images: Images, reward: ClipReward, prompts: Sequence[str]) -> NDArray[np.float32]:
+    """What a CLIP reward says of each image under its prompt, (N,) float32; features of both sides are cached."""
+    with torch.no_grad():
+        features = torch.from_numpy(clip_features(images, reward))
+        if reward.form != "linear":
+            texts = images.of_texts(reward.reader, reward.text_features, prompts)
+            reward.remember(prompts, torch.from_numpy(texts))
+        return reward.compare(features, prompts).cpu().numpy()
+
+
+def look(images: Images, reward: Reward, prompts: Sequence[str]) -> None:
+    """Asks of each image what ``per_image`` and ``per_part`` will, so that it is there."""
+    if isinstance(reward, ClipReward):
+        clip_values(images, reward, prompts)
+    else:
+        _measured(images, reward, prompts)
+    if reward.part_names:
+        per_part(images, reward, prompts)
+
+
 def per_image(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
     """The reward's raw measure of each image, (N,) float32.
 
@@ -46,31 +66,24 @@ def per_image(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray
         reward: the judge.
         prompts: text of each image.
     """
-    with torch.no_grad():
-        if isinstance(reward, ClipReward):
-            features = torch.from_numpy(clip_features(images, reward))
-            return reward.compare(features, prompts).cpu().numpy()
-        return _measured(images, reward, prompts)[:, 0]
+    if isinstance(reward, ClipReward):
+        return clip_values(images, reward, prompts)
+    return _measured(images, reward, prompts)[:, 0]
 
 
 def per_part(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
     """The reward's parts of each image, (N, K) float32 in the order of ``part_names``; see ``per_image``."""
-    rest: Iterator[str] = iter(prompts)
 
-    def extract(batch: torch.Tensor) -> torch.Tensor:
-        texts = [next(rest) for _ in range(len(batch))]
+    def extract(batch: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         return reward.measure_parts(batch.float() / 255, texts)
 
-    with torch.no_grad():
-        return images.features(f"parts-{digest([reward.identity(), list(prompts)], 32)}", extract)
+    return images.judged(f"parts-{digest(reward.identity(), 32)}", extract, prompts)
 
 
 def _measured(images: Images, reward: Reward, prompts: Sequence[str]) -> NDArray[np.float32]:
     """Values of any reward, kept like features of one dimension under the reward's identity and the prompts."""
-    rest: Iterator[str] = iter(prompts)
 
-    def extract(batch: torch.Tensor) -> torch.Tensor:
-        texts = [next(rest) for _ in range(len(batch))]
+    def extract(batch: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         return reward.measure(batch.float() / 255, texts)[:, None]
 
-    return images.features(f"measure-{digest([reward.identity(), list(prompts)], 32)}", extract)
+    return images.judged(f"measure-{digest(reward.identity(), 32)}", extract, prompts)

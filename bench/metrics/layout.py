@@ -40,6 +40,12 @@ def layout(scene: Scene) -> Layout:
     )
 
 
+def shown(scene: Scene) -> tuple[str, ...]:
+    """Text of each of the images, be they all or a part."""
+    texts = {prompt.id: prompt.text for prompt in scene.suite.prompts}
+    return tuple(texts[ref.prompt_id] for ref in scene.tuned.folder.refs)
+
+
 def is_base(scene: Scene) -> bool:
     """Whether the scored images are the base model's own."""
     return scene.tuned is scene.base

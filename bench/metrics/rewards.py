@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.assets import needed
 from bench.core.contract import Measured, Metric, Reward, Scene
 from bench.core.paired import cluster_mean_ci, mean_difference, win_rate
-from bench.metrics.judges import judge, per_image, per_part
-from bench.metrics.layout import Layout, absent, is_base, layout
+from bench.metrics.judges import judge, look, per_image, per_part
+from bench.metrics.layout import Layout, absent, is_base, layout, shown
 from bench.metrics.panel import PROPERTIES, absent_judge, judges_of, stamp_of
-from rewards.expression import terms
+from rewards.expression import registered, terms
 
 
 class Rewards(Metric):
@@ -24,34 +24,48 @@ class Rewards(Metric):
 
     @classmethod
     def depends(cls, scene: Scene) -> Any:
-        names = judges_of(scene.judging)
+        trained = [name for name in terms(scene.trained_reward).names if needed(rewards=[registered(name)])]
+        names = (*judges_of(scene.judging), *map(registered, trained))
         return {name: [stamp_of(asset.name) for asset in needed(rewards=[name])] for name in names}
 
     def score(self, scene: Scene) -> list[Measured]:
         at = layout(scene)
-        trained = terms(scene.trained_reward)
         measured = []
-        tuned_for = (trained.canonical, *trained.names)
-        told = set[str]()
-        preference = judges_of(scene.judging)
-        for name in dict.fromkeys((*tuned_for, *preference, *PROPERTIES)):
-            reason = None if name in tuned_for else absent_judge(name)
-            if reason:
+        for name, reward, compared in _asked(scene):
+            if not isinstance(reward, Reward):
                 columns = [f"reward/{name}", *([] if is_base(scene) else [f"winrate/{name}"])]
-                measured += [absent(column, reason, judge=name) for column in columns]
+                measured += [absent(column, reward, judge=name) for column in columns]
                 continue
-            reward = judge(name, scene.device)
-            if reward.name in told:  # an argument that is the default, as in compressibility(quality=10)
-                continue
-            told.add(reward.name)
             measured.append(_mean(name, reward, scene, at))
-            if not is_base(scene) and (name in tuned_for or name in preference):
-                measured.append(_win_rate(name, reward, scene, at))
-        for name, reward in scene.own_rewards.items():
-            measured.append(_mean(name, reward, scene, at))
-            if not is_base(scene):
+            if compared and not is_base(scene):
                 measured.append(_win_rate(name, reward, scene, at))
         return measured
+
+    def precompute(self, scene: Scene) -> None:
+        for _, reward, _ in _asked(scene):
+            if isinstance(reward, Reward):
+                look(scene.tuned, reward, shown(scene))
+
+
+def _asked(scene: Scene) -> Iterator[tuple[str, Reward | str, bool]]:
+    """Name, judge and whether it says which of two images is preferred; in place of an absent judge why it is."""
+    trained = terms(scene.trained_reward)
+    tuned_for = (trained.canonical, *trained.names)
+    told = set[str]()
+    preference = judges_of(scene.judging)
+    for name in dict.fromkeys((*tuned_for, *preference, *PROPERTIES)):
+        # the whole sum of a run's reward is there where its terms are
+        parts = trained.names if name == trained.canonical else (name,)
+        reason = next(filter(None, map(absent_judge, map(registered, parts))), None)
+        if reason:
+            yield name, reason, False
+            continue
+        reward = judge(name, scene.device)
+        if reward.name in told:  # an argument that is the default, as in compressibility(quality=10)
+            continue
+        told.add(reward.name)
+        yield name, reward, name in tuned_for or name in preference
+    yield from ((name, reward, True) for name, reward in scene.own_rewards.items())
 
 
 def _mean(name: str, reward: Reward, scene: Scene, at: Layout) -> Measured:

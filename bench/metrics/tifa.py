@@ -9,10 +9,10 @@ import functools
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.assets import locate, need
-from bench.core.contract import Measured, Metric, Scene
+from bench.core.contract import Images, Measured, Metric, Scene
 from bench.core.errors import UserError
 from bench.core.identity import digest
 from bench.core.paired import cluster_mean_ci
@@ -22,6 +22,9 @@ from bench.metrics.panel import SENTENCES, absent_assets, stamp_of
 from bench.metrics.panel import VQA as PUBLISHED
 from bench.metrics.sentences import SentenceEncoder
 from bench.metrics.vqa import VQA, reader_of
+
+if TYPE_CHECKING:
+    import torch
 
 Nearest = Callable[[str, Sequence[str]], str]
 """(answer, choices) → the choice closest in meaning: a sentence encoder's work."""
@@ -76,14 +79,19 @@ class TIFA(Metric):
             raise UserError(f"{scene.suite.spec.id} has no questions about its prompts: tifa cannot be measured")
         vqa = reader_of(scene.judging, scene.device)
         nearest, suffix = self._nearest(scene)
-        plain = [q for q in scene.suite.questions if not isinstance(q, GraphQuestion)]
-        graph = [q for q in scene.suite.questions if isinstance(q, GraphQuestion)]
+        plain, graph = _kinds(scene.suite.questions)
         measured = []
         if plain:
             measured.append(self._measured(f"tifa/{vqa.name}{suffix}", vqa, nearest, scene, at.prompt_ids, plain))
         if graph:  # DSG's answers are yes or not yes
             measured.append(self._measured(f"dsg/{vqa.name}", vqa, None, scene, at.prompt_ids, graph))
         return measured
+
+    def precompute(self, scene: Scene) -> None:
+        vqa = reader_of(scene.judging, scene.device)
+        for questions in filter(None, _kinds(scene.suite.questions)):
+            asked = _by_prompt(questions)
+            _said(scene.tuned, vqa, [asked.get(ref.prompt_id, []) for ref in scene.tuned.folder.refs])
 
     def _nearest(self, scene: Scene) -> tuple[Nearest | None, str]:
         """What stands for an answer outside the choices, and how the column is named for it."""
@@ -98,9 +106,7 @@ class TIFA(Metric):
         self, name: str, vqa: VQA, nearest: Nearest | None, scene: Scene, prompt_ids: Sequence[str],
         questions: Sequence[Question],
     ) -> Measured:  # fmt: skip
-        asked: defaultdict[str, list[Question]] = defaultdict(list)
-        for question in questions:
-            asked[question.prompt_id].append(question)
+        asked = _by_prompt(questions)
         per_question = self._answers(scene, prompt_ids, asked, vqa, nearest)
         values = [_share(pairs) for pairs in per_question]
         kept = [(value, prompt_id) for value, prompt_id in zip(values, prompt_ids, strict=True) if value is not None]
@@ -130,16 +136,31 @@ class TIFA(Metric):
         nearest: Nearest | None,
     ) -> list[list[Answered]]:  # fmt: skip
         """For each image its questions, the reader's answers and the choices they stand for."""
-        result: list[list[Answered]] = []
-        for batch in scene.tuned.batches():
-            questions = [asked.get(p, []) for p in prompt_ids[len(result) : len(result) + len(batch)]]
-            texts = [[q.question for q in about] for about in questions]
-            answers = vqa.answers(batch.float() / 255, texts)
-            result += [
-                [(q, answer, choose(answer, q.choices, nearest)) for q, answer in zip(about, said, strict=True)]
-                for about, said in zip(questions, answers, strict=True)
-            ]
-        return result
+        about = [asked.get(p, []) for p in prompt_ids]
+        return [[(q, answer, choose(answer, q.choices, nearest)) for q, answer in zip(questions, said, strict=True)]
+                for questions, said in zip(about, _said(scene.tuned, vqa, about), strict=True)]  # fmt: skip
+
+
+def _kinds(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
+    """Those that stand alone, and those of graphs."""
+    graph = [q for q in questions if isinstance(q, GraphQuestion)]
+    return [q for q in questions if not isinstance(q, GraphQuestion)], list(graph)
+
+
+def _by_prompt(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    asked: defaultdict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        asked[question.prompt_id].append(question)
+    return asked
+
+
+def _said(images: Images, vqa: VQA, about: Sequence[Sequence[Question]]) -> list[list[str]]:
+    """The reader's answers to the questions about each image."""
+
+    def ask(batch: torch.Tensor, questions: Sequence[Sequence[str]]) -> list[list[str]]:
+        return vqa.answers(batch.float() / 255, questions)
+
+    return images.answers(f"vqa-{vqa.key}", ask, [[q.question for q in questions] for questions in about])
 
 
 Answered = tuple[Question, str, str | None]

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F
 
+import bench
 from bench.assets import need
 from bench.assets.files import sha256_of_all, weights_in
 from bench.core.errors import UserError
-from bench.core.identity import file_sha256
+from bench.core.identity import digest, file_sha256
 from bench.core.judging import Judging
 from bench.diffusion.models import quiet
 from bench.diffusion.pretrained import load_pretrained, load_tokenizer, reading
@@ -43,6 +44,8 @@ class VQA(Protocol):
     """Part of the column's name: values of two readers share no scale."""
     sha256: str
     """Digest of the weights."""
+    key: str
+    """Names all that an answer depends on beside picture and question: what answers are kept under."""
 
     def answers(self, images: torch.Tensor, questions: Sequence[Sequence[str]]) -> list[list[str]]:
         """(B, 3, H, W) float32 in [0, 1] and the questions about each: the answers in the same shape.
@@ -66,6 +69,7 @@ class TinyVQA:
 
         folder = weights_dir() / self.name
         self.sha256 = file_sha256(reader_weights(folder))
+        self.key = digest([bench.__version__, self.sha256], 32)
         self.device = device
         self.reader: Reader = load_reader(folder, device)
 
@@ -84,6 +88,7 @@ class BlipVQA:
 
         self.name, self.device = name, torch.device(device)
         self.sha256 = sha256_of_all(weights_in(folder))
+        self.key = _key(folder, self)
         self.prepare = _Square.read(folder)
         with reading(folder):
             self.tokenizer: Any = load_tokenizer(folder)
@@ -147,6 +152,7 @@ class OtherVQA:
 
         self.name, self.device = name, device
         self.sha256 = sha256_of_all(weights_in(folder))
+        self.key = _key(folder, self)
         with reading(folder):
             try:
                 with quiet():
@@ -199,6 +205,12 @@ class _Square:
         if pixels.shape[-2:] != (self.side, self.side):
             pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bicubic", antialias=True)
         return (pixels.float() / 255 - self.mean) / self.std
+
+
+def _key(folder: Path, reader: BlipVQA | OtherVQA) -> str:
+    """Weights, tokeniser, preprocessing, and how we ask."""
+    small = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt")}
+    return digest([type(reader).__name__, reader.sha256, small, QUESTION_BATCH, MAX_ANSWER_TOKENS], 32)
 
 
 @functools.lru_cache(maxsize=1)

@@ -84,13 +84,16 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, flush: bool = True) -> None:
     """Writes ``data`` to ``path``; afterwards the file is whole on disk or as it was before.
+
+    Args:
+        flush: False where a reader knows a damaged file, and makes it again: the machine's end may then leave one.
 
     Raises:
         UserError: full disk, missing permission.
     """
-    with _whole(path, data) as made:
+    with _whole(path, data, flush) as made:
         os.replace(made, path)
 
 
@@ -110,8 +113,8 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _whole(path: Path, data: bytes) -> Iterator[Path]:
-    """A flushed file with ``data`` under a temporary name beside ``path``, removed after the block if still there."""
+def _whole(path: Path, data: bytes, flush: bool = True) -> Iterator[Path]:
+    """A file with ``data`` under a temporary name beside ``path``, removed after the block if still there."""
     with disk_errors(path), _place(path) as place:
         fd, name = tempfile.mkstemp(prefix=TEMPORARY, dir=place)
         made = Path(name)
@@ -119,7 +122,8 @@ def _whole(path: Path, data: bytes) -> Iterator[Path]:
             with os.fdopen(fd, "wb") as f:
                 f.write(data)
                 f.flush()
-                os.fsync(f.fileno())
+                if flush:
+                    os.fsync(f.fileno())
             made.chmod(0o644)
             yield made
         finally:

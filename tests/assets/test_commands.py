@@ -45,6 +45,8 @@ def test_status_of_all_and_of_wrong_ones(tmp_path: Path, monkeypatch: pytest.Mon
     assert main(["assets", "status"]) == 1
     said = capsys.readouterr().out
     assert {line.split()[0] for line in said.splitlines()} >= set(catalogue())
+    unpinned = {name for name, asset in catalogue().items() if not asset.revision}
+    assert {line.split()[0] for line in said.splitlines() if " unpinned " in line} == unpinned
     assert "clip-l14: " in said and "it has" in said
     assert main(["assets", "status", "--reward", "symmetry"]) == 0
     assert "no published weights are needed" in capsys.readouterr().out

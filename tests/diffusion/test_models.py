@@ -108,6 +108,11 @@ def test_of_name_and_folder_the_wrong_one_is_named(folder, tmp_path):
         find_source("sd15=")
 
 
+@pytest.mark.parametrize("name", ["sd15", "segmind/tiny-sd", "org/name@0123abc"])
+def test_what_an_absent_model_advises_to_type_is_taken(name, folder):
+    assert find_source(f"{find_source(name).named_copy}={folder}").location == str(folder)
+
+
 def test_a_registered_model_can_be_read_from_a_local_folder_and_keeps_its_tuning_defaults(folder):
     source = find_source(f"sd15={folder}")
     assert (source.name, source.location) == ("sd15", str(folder))
@@ -117,8 +122,10 @@ def test_a_registered_model_can_be_read_from_a_local_folder_and_keeps_its_tuning
 
 def test_a_model_that_is_neither_here_nor_reachable_says_what_to_type(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="sd15=/path/to/folder"):
-        load_model("sd15")
+    for name, said in (("sd15", "--model sd15=FOLDER"), ("org/name@0123abc", "--model org/name=FOLDER")):
+        with pytest.raises(UserError, match="neither cached here nor reachable") as err:
+            load_model(name)
+        assert err.value.hint == said
 
 
 def test_a_prompt_that_is_too_long_is_counted_and_keeps_its_end_of_text_token(model):

@@ -28,7 +28,7 @@ from tests.engine.conftest import SITE, World
 from tests.engine.test_runs import answers
 
 MANY = "micro.many-sample@1"
-N_IMAGES = 70
+N_IMAGES = 140
 
 
 @pytest.mark.parametrize("n_images", [0, 1, 31, 32, 33, 70, 1000])
@@ -108,14 +108,14 @@ def test_three_parts_in_any_order_are_the_whole_also_where_one_was_killed(
     maker.part(folder, Shard(2, 3))
     with pytest.raises(KeyboardInterrupt):
         maker.part(folder, Shard(0, 3), images=10)
-    assert len(list(folder.glob("*.png"))) == (N_IMAGES - 64) + 10
-    assert len(imaging.missing(folder, maker.suite, Shard(0, 3))) == 22
+    assert len(list(folder.glob("*.png"))) == (N_IMAGES - 128) + 10
+    assert len(imaging.missing(folder, maker.suite, Shard(0, 3))) == 54
     maker.part(folder, Shard(0, 3))
     assert not imaging.missing(folder, maker.suite, Shard(0, 3))
     maker.part(folder, Shard(0, 3))
     assert maker.n == 0, "what is there is not made again"
     # the third part never came: whoever counts makes it
-    assert len(imaging.missing(folder, maker.suite)) == 32
+    assert len(imaging.missing(folder, maker.suite)) == 64
     maker.part(folder)
     assert contents(folder) == alone
     first, again = imaging.complete(folder, maker.suite), imaging.complete(folder, maker.suite)
@@ -153,20 +153,37 @@ def run_folder(runs: Path) -> Path:
     return found
 
 
+def scores(root: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (root / "scores").iterdir()}
+
+
 def pictures(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.glob("snapshots/*/images/*")}
 
 
-def test_two_processes_give_the_record_and_images_of_one(world: World, tmp_path: Path) -> None:
+def watched(path: Path) -> list[tuple[str, int]]:
+    """(process, images) of each batch that the watched metric was asked about."""
+    return [(pid, int(n)) for pid, n in (line.split() for line in path.read_text().splitlines())]
+
+
+def test_two_processes_give_the_record_images_and_scores_of_one(world: World, tmp_path: Path) -> None:
     command = ["micro-many" if word == "micro" else word for word in world.command(
-        "--processes", "2", "--budget", "steps=1", "--fractions", "0,1")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=world.env, timeout=400)
+        "--processes", "2", "--budget", "steps=1", "--fractions", "0,1", "--metrics", "+micro-watched,rewards,colour",
+    )]  # fmt: skip
+    env = {**world.env, "MICRO_WATCH": str(tmp_path / "two")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=400)
     assert done.returncode == 0, done.stderr
     two = run_folder(world.runs)
-    # of three batches process 0 makes the first
-    assert "generate base, part 1 of 2: 32/32" in done.stderr
-    assert "generate f100, part 1 of 2: 32/32" in done.stderr
+    # of three blocks process 0 makes the first
+    assert "generate base, part 1 of 2: 64/64" in done.stderr
+    assert "generate f100, part 1 of 2: 64/64" in done.stderr
     assert not [line for line in done.stderr.splitlines() if line.startswith("generate f100:")], "parts were missing"
+    # and asks about it; the other process about the rest, whose answers the first one takes over
+    asked = watched(tmp_path / "two")
+    assert "score, part 1 of 2: 8/8 metrics" in done.stderr
+    (lead,) = {pid for pid, n in asked} - {pid for pid, n in asked if n == 12}
+    assert [n for pid, n in asked if pid == lead] == [64, 64]
+    assert [n for pid, n in asked if pid != lead] == [64, 12, 64, 12]
 
     # the same tuned adapter, evaluated by one process that finds no image
     shutil.copytree(world.runs / MANY, tmp_path / MANY)
@@ -178,22 +195,26 @@ def test_two_processes_give_the_record_and_images_of_one(world: World, tmp_path:
     request = json.loads((one / "request.json").read_text())
     (one / "request.json").write_text(json.dumps({**request, "runs": str(tmp_path)}))
     worker = [sys.executable, "-m", "bench.engine.worker", str(one), "--stage", "evaluate"]
-    again = subprocess.run(worker, capture_output=True, text=True, check=False, env=world.env, timeout=400)
+    env["MICRO_WATCH"] = str(tmp_path / "one")
+    again = subprocess.run(worker, capture_output=True, text=True, check=False, env=env, timeout=400)
     assert again.returncode == exits.DONE, again.stderr
+    assert len({pid for pid, _ in watched(tmp_path / "one")}) == 1
     assert pictures(one) == pictures(two)
     assert len(pictures(two)) == 2 * (N_IMAGES + 2)
     records = [json.loads((root / "record.json").read_text()) for root in (one, two)]
     assert answers(records[0]) == answers(records[1])
     assert records[0]["snapshots"] == records[1]["snapshots"]
+    assert not [entry for entry in records[0]["metrics"] if entry["error"]]
+    assert scores(one) == scores(two) and len(scores(one)) > 10
 
     # a part by itself, of a folder that lost some images, makes those of its slice only
     for name in ("record.json", "snapshots/f100/images/index.jsonl"):
         (one / name).unlink()
-    lost = [one / f"snapshots/f100/images/{i:06d}.png" for i in (3, 69)]
+    lost = [one / f"snapshots/f100/images/{i:06d}.png" for i in (3, 139)]
     for path in lost:
         path.unlink()
     part = subprocess.run([*worker, "--shard", "1/2"], capture_output=True, text=True, check=False, timeout=400,
-                          env={**world.env, "SLURM_JOB_ID": "9"})  # fmt: skip
+                          env={**env, "SLURM_JOB_ID": "9"})  # fmt: skip
     assert part.returncode == exits.DONE, part.stderr
     assert [path.exists() for path in lost] == [False, True]
     assert not (one / "record.json").exists()

@@ -39,9 +39,10 @@ def test_two_nodes_with_two_tasks_each_are_one_process(
                "--set", "slurm.cpus=1", "--set", "slurm.setup=echo node $SLURM_JOB_NODELIST")  # fmt: skip
     assert "node n[1-2]" in next(world.runs.glob(".slurm/*/000/*_0_log.out")).read_text()
     assert four["provenance"]["world_size"] == 4
-    # the images too: three batches for the first three of the four processes
+    # the images too, and what is asked about them: three slices for the first three of the four processes
     log = (four["folder"] / "attempts/001/log.txt").read_text("utf-8")
-    assert "generate f100, part 1 of 3: 32/32" in log
+    assert "generate f100, part 1 of 3: 64/64" in log
+    assert "score, part 1 of 3: " in log
     assert "generate f100:" not in log, "another process did not make its part"
     spent = [{k: v for k, v in r["ledger"]["spent"].items() if k != "device_s"} for r in (one, four)]
     assert spent[0] == spent[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,13 +70,13 @@ def test_features_are_computed_once_and_kept_on_disk(folder: ImageFolder, tmp_pa
 
 def test_damaged_cache_files_are_made_again(folder: ImageFolder, tmp_path: Path) -> None:
     first = ImagesOnDisk(folder, tmp_path / "cache").features("mean", mean_colour)
-    (file,) = (tmp_path / "cache" / "features").iterdir()
+    (file,) = (tmp_path / "cache" / "features").rglob("*.npz")
     for damage in (b"", b"PK\x03\x04 nothing", file.read_bytes()[:-40]):
         file.write_bytes(damage)
         assert np.array_equal(ImagesOnDisk(folder, tmp_path / "cache").features("mean", mean_colour), first)
     other = save_images(tmp_path / "other", lambda i: picture(i + 9), KEYS)
     ImagesOnDisk(other, tmp_path / "cache").features("mean", mean_colour)
-    (foreign,) = set((tmp_path / "cache" / "features").iterdir()) - {file}
+    (foreign,) = set((tmp_path / "cache" / "features").rglob("*.npz")) - {file}
     file.write_bytes(foreign.read_bytes())
     assert np.array_equal(ImagesOnDisk(folder, tmp_path / "cache").features("mean", mean_colour), first)
 
@@ -87,6 +88,75 @@ def test_a_failed_pass_leaves_no_file(folder: ImageFolder, tmp_path: Path) -> No
     with pytest.raises(RuntimeError):
         ImagesOnDisk(folder, tmp_path / "cache").features("mean", fails)
     assert not list((tmp_path / "cache").rglob("*.npz"))
+
+
+class Asked:
+    """Mean colours; notes how many images came at once, and is killed before the n-th time."""
+
+    def __init__(self, killed_at: int = -1) -> None:
+        self.sizes: list[int] = []
+        self.killed_at = killed_at
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        if len(self.sizes) == self.killed_at:
+            raise KeyboardInterrupt
+        self.sizes.append(len(batch))
+        return mean_colour(batch)
+
+
+def test_what_other_processes_asked_is_taken_over_batch_by_batch(tmp_path: Path) -> None:
+    folder = save_images(tmp_path / "run", picture, [(f"p{i}", 0) for i in range(14)])
+    alone = ImagesOnDisk(folder, tmp_path / "alone").features("mean", mean_colour, n_batch=4)
+
+    def part(lo: int, hi: int, asked: Asked) -> None:
+        refs = folder.refs[lo:hi]
+        images = ImagesOnDisk(
+            ImageFolder(folder.root, refs, content_hash(refs)), tmp_path / "cache", first=lo, n_all=len(folder.refs)
+        )
+        assert np.array_equal(images.features("mean", asked, n_batch=4), alone[-(-lo // 4) * 4 : hi])
+
+    asked = [Asked(killed_at=1), Asked(), Asked()]
+    with pytest.raises(KeyboardInterrupt):
+        part(0, 8, asked[0])
+    part(7, 14, asked[1])  # 8 to 11, and the rest; 7 is of a batch that is not wholly here
+    part(8, 14, asked[2])
+    assert [a.sizes for a in asked] == [[4], [4, 2], []]
+    lead = Asked()
+    assert np.array_equal(ImagesOnDisk(folder, tmp_path / "cache").features("mean", lead, n_batch=4), alone)
+    assert lead.sizes == [4], "what the killed process did not come to"
+
+
+def test_texts_and_questions_are_part_of_what_was_asked(folder: ImageFolder, tmp_path: Path) -> None:
+    def lengths(batch: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(len(text))] for text in texts])
+
+    def echo(batch: torch.Tensor, questions: Sequence[Sequence[str]]) -> list[list[str]]:
+        return [[f"{q} é" for q in asked] for asked in questions]
+
+    def never(*_: object) -> torch.Tensor:
+        raise AssertionError("asked again")
+
+    texts, others = list("abcdef"), ["ab", *"bcdef"]
+    questions: list[list[str]] = [["a?", "b?"], [], ["c?"], [], [], ["d?"]]
+    for _ in range(2):
+        images = ImagesOnDisk(folder, tmp_path / "cache")
+        assert images.judged("n", lengths, texts)[:, 0].tolist() == [1] * 6
+        assert images.judged("n", lengths, others)[:, 0].tolist() == [2, *[1] * 5]
+        assert images.answers("n", echo, questions) == echo(torch.empty(0), questions)
+    again = ImagesOnDisk(folder, tmp_path / "cache")
+    again.judged("n", never, texts)
+    assert again.answers("n", never, questions)[0] == ["a? é", "b? é"]  # type: ignore[arg-type]
+    # texts alone are read once, whatever the images
+    def letters(texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(ord(text[0]))] for text in texts])
+
+    assert again.of_texts("n", letters, texts)[:, 0].tolist() == [97, 98, 99, 100, 101, 102]
+    other = ImagesOnDisk(save_images(tmp_path / "other", lambda i: picture(i + 9), KEYS), tmp_path / "cache")
+    assert np.array_equal(other.of_texts("n", never, texts), again.of_texts("n", letters, texts))
+    with pytest.raises(AssertionError):
+        other.of_texts("n", never, others)
+    with pytest.raises(AssertionError):
+        again.answers("n", never, [["other?"], *questions[1:]])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("memory_limit_bytes", [0, 2**20])

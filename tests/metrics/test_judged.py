@@ -233,7 +233,7 @@ class BrightnessReader:
     """Answers "yes" about bright pictures, "no" about dark ones, and nonsense about the colour."""
 
     name = "brightness"
-    sha256 = "b" * 64
+    sha256 = key = "b" * 64
 
     def answers(self, images: torch.Tensor, questions: Sequence[Sequence[str]]) -> list[list[str]]:
         assert images.max() <= 1

@@ -157,11 +157,27 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
         assert {m["name"] for m in json.loads(record.read_text())["metrics"]} == {"jpeg-size/q95"}
         assert main(["score", record.parent.name, "--metrics", "+fid-clean", "--runs", str(root / "runs")]) == 0
         assert {m["name"] for m in json.loads(record.read_text())["metrics"]} == {"jpeg-size/q95", "fid/clean"}
+        # bench score takes what bench run takes about judging, keeps it, and leaves out nothing that it was not told
+        score = ["score", record.parent.name, "--runs", str(root / "runs")]
+        request = json.loads((record.parent / "request.json").read_text())
+        assert main([*score, "--embedder", str(root / "face.pt"), "--subject", str(root / "subject")]) == 2
+        assert main([*score, "--metrics", "+identity", "--subject", str(root / "subject")]) == 2
+        assert main([*score, "--metrics", "+tifa", "--questions", str(root / "none.json")]) == 2
+        assert json.loads((record.parent / "request.json").read_text()) == request
+        for more in (
+            ["--metrics", "+identity", "--subject", str(root / "subject"), "--embedder", str(root / "face.pt")],
+            ["--metrics", "+tifa", "--vqa", str(save_random_blip_vqa(root / "my-blip")), "--questions",
+             str(root / "q.json"), "--reference", reference],
+        ):  # fmt: skip
+            assert main([*score, *more]) == 0
+        found = {m["name"]: m for m in json.loads(record.read_text())["metrics"]}
+        assert set(found) == {"jpeg-size/q95", "fid/clean", "identity/face", "tifa/my-blip/literal"}
+        assert found["fid/clean"]["passport"]["reference_name"] == "subject"
         # the same images under more metrics are the same run, measured again
         assert main([
             *command, "--metrics", "+fd-dinov2,cmmd,identity,jpeg-size,fid-clean,fid-torch-fidelity",
             "--subject", str(root / "subject"), "--embedder", str(root / "face.pt"), "--reference", reference,
-            "--vqa", str(save_random_blip_vqa(root / "my-blip")), "--questions", str(root / "q.json"),
+            "--vqa", str(root / "my-blip"), "--questions", str(root / "q.json"),
         ]) == 0  # fmt: skip
         assert [record] == list((root / "runs").rglob("record.json"))
         yield {m["name"]: m for m in json.loads(record.read_text())["metrics"]}

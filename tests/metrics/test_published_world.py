@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,6 +84,19 @@ def test_absent_judges_are_said_and_recorded_and_found_ones_asked(
     for name in ("pickscore", "clip-h14", "symmetry"):
         assert measured[f"winrate/{name}"].value is not None
     assert not any("tiny" in name for name in measured)
+
+
+def test_a_reward_that_the_run_names_and_does_not_tune_for_may_be_absent(
+    make_scene: Callable[..., Scene], models: Path
+) -> None:
+    """TreeReward tunes for what it fits itself: an absent suite reward, or a part of it, takes nothing down with it."""
+    scene = dataclasses.replace(full(make_scene), trained_reward="clip-l14 + symmetry")
+    before = Rewards.depends(scene)
+    measured = by_name(Rewards().score(scene))
+    assert "clip-l14 not on this machine" in measured["reward/clip-l14 + symmetry"].warnings[0]
+    assert measured["reward/symmetry"].value is not None
+    put(models, "clip-l14")
+    assert Rewards.depends(scene) != before
 
 
 def test_a_judge_that_arrives_changes_what_cached_answers_depend_on(

@@ -222,12 +222,15 @@ def test_what_was_typed_is_looked_at_before_the_pictures(
     from bench.cli import main
 
     monkeypatch.setattr(references, "check_pictures", lambda paths: pytest.fail("pictures were decoded"))
+    monkeypatch.setenv("TUNEBENCH_MODELS", str(tmp_path))
     command = ["refs", "build", str(folder), "--out", str(tmp_path / "x.npz")]
     for typed, said in (
         (["--protocol", "nonsense"], "no protocol named 'nonsense'"),
         (["--protocol", "clean", "--device", "tpu"], "--device 'tpu' is no device"),
         (["--protocol", "clean", "--device", "cuda:x"], "is no device"),
         (["--protocol", "clean", "--device", "cuda:99"], "--device cuda:99: this Python sees"),
+        (["--protocol", "dinov2-l14"], "bench assets fetch dinov2-large"),
+        (["--protocol", "cmmd"], "bench assets fetch clip-l14-336"),
     ):
         assert main([*command, *typed]) == 2
         assert said in capsys.readouterr().err

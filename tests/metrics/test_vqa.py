@@ -241,7 +241,7 @@ def test_dsg_is_a_column_of_its_own(make_scene: Callable[..., Scene], models: Pa
 class Scripted:
     """Answers that were written down."""
 
-    name, sha256 = "scripted", "c" * 64
+    name, sha256, key = "scripted", "c" * 64, "scripted"
 
     def __init__(self, script: dict[tuple[int, str], str]) -> None:
         self.script, self.at = script, 0

@@ -33,6 +33,17 @@ def test_real_models_get_gpu_hours_and_tiny_ones_keep_u(real: Path) -> None:
     assert at_scale(parti.suite("full", variant="People", data_dir=real), "sd15").spec.reward == "pickscore"
 
 
+def test_a_tuner_that_fits_its_own_reward_does_not_ask_for_the_suites(
+    real: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The published reward judges its images if it is here by then: no plan waits for it, and no run id either."""
+    monkeypatch.setenv("TUNEBENCH_MODELS", str(tmp_path))
+    for tuner, asks in (("drtune", True), ("treereward", False)):
+        (run,) = make_plan(Options(suite="hpsv2-first100", tuner=tuner, model="sd15", data=real)).runs
+        assert (run.spec.reward, run.spec.reward_revision) == ("hps-v2.1", "")
+        assert any("the weights 'hps-v2.1'" in problem for problem in run.problems) == asks
+
+
 def test_sample_editions_stay_what_they_are_on_every_model() -> None:
     suite = coco.suite()
     assert at_scale(suite, "sd15") is suite

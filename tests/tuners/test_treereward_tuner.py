@@ -33,7 +33,7 @@ from tuners.treereward import (
     parse_feedback,
 )
 
-from .world import Red, context
+from .world import context
 
 SMALL = {"pairs": 24, "fit_steps": 3, "fit_batch": 4, "pretrain_pool": 2}
 
@@ -103,11 +103,10 @@ def test_the_fitted_tree_is_kept_and_judges_as_it_did_in_tuning(tmp_path, struct
 
 
 def test_what_is_optimised_is_the_tree_and_not_the_runs_reward(tmp_path):
-    class Forbidden(Red):
-        def measure(self, images, prompts):
-            raise AssertionError("the run's reward was asked")
+    def absent(name):
+        raise AssertionError("the run's reward was loaded")
 
-    tuner = treereward(tmp_path, context(work_dir=tmp_path, rewards=lambda name: Forbidden()))
+    tuner = treereward(tmp_path, context(work_dir=tmp_path, rewards=absent))
     scalars = drive(tuner)[-1][2].scalars
     leaves = [scalars[f"leaf_{d}"] for d in DIMENSIONS]
     assert min(leaves) <= scalars["reward"] <= max(leaves)
@@ -257,11 +256,19 @@ def test_bad_settings_are_refused_at_plan_time(model, settings, message):
     assert message in problems(model, **settings)
 
 
-def test_without_a_setting_the_aligner_is_of_the_base_models_world(tmp_path):
+def test_without_a_setting_the_aligner_is_of_the_base_models_world(tmp_path, monkeypatch):
     foreign = problems("sd15", feedback="generated", aligner="tiny-clip")
     assert "aligner = tiny-clip knows the tiny world only: blip, or another of bench list rewards" in foreign
-    assert "aligner" not in problems("sd15") + problems(feedback="generated", aligner="tiny-clip")
+    assert "aligner" not in problems(feedback="generated", aligner="tiny-clip")
     assert treereward(tmp_path).aligner == "tiny-clip"
+    # its weights are looked for where pairs are generated
+    monkeypatch.setenv("TUNEBENCH_MODELS", str(tmp_path))
+    assert "the aligner blip is not on this machine: bench assets fetch --reward blip" in problems("sd15")
+    assert "aligner" not in problems("sd15", feedback="votes=gone.jsonl")
+    (tmp_path / "blip-itm-base-coco").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "blip-itm-base-coco" / name).touch()
+    assert "aligner" not in problems("sd15")
     assert problems(feedback="generated", n_prompts=1).startswith("re-captioning needs other images' texts")
 
 

@@ -27,7 +27,7 @@ def suite(
     ``wide``: a global batch of four."""
     texts = ["a red circle", "a blue square", "two stars"]
     if variant == "many":
-        texts += [f"{n} stars" for n in range(3, 35)]
+        texts += [f"{n} stars" for n in range(3, 70)]
     prompts = tuple(Prompt(f"p{i}", text) for i, text in enumerate(texts))
     train = tuple(Prompt(f"t{i}", f"a green thing {i}") for i in range(8))
     kept = prompts[:limit]
@@ -52,6 +52,28 @@ class Mean(Metric):
     def score(self, scene: Scene) -> list[Measured]:
         values = [float(image.float().mean() / 255) for batch in scene.tuned.batches(4) for image in batch]
         return [Measured("micro-mean", sum(values) / len(values), True, len(values), per_image=tuple(values))]
+
+
+class Watched(Metric):
+    """Mean brightness as a network would say it; notes in a file of the environment who asked for how many images."""
+
+    name = "micro-watched"
+    higher_is_better = True
+
+    def score(self, scene: Scene) -> list[Measured]:
+        values = tuple(map(float, self.ask(scene)))
+        return [Measured("micro-watched", sum(values) / len(values), True, len(values), per_image=values)]
+
+    def precompute(self, scene: Scene) -> None:
+        self.ask(scene)
+
+    def ask(self, scene: Scene) -> Any:
+        def extract(batch: torch.Tensor) -> torch.Tensor:
+            with Path(os.environ["MICRO_WATCH"]).open("a") as file:
+                file.write(f"{os.getpid()} {len(batch)}\n")
+            return batch.float().mean((1, 2, 3))[:, None] / 255
+
+        return scene.tuned.features("micro-watched", extract)[:, 0]
 
 
 @dataclass(frozen=True)

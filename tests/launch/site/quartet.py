@@ -13,6 +13,6 @@ from bench.core.types import Suite
 def suite(
     edition: str = "sample", *, variant: str = "", data_dir: Path | None = None, limit: int | None = None
 ) -> Suite:
-    """Images for three batches, four samples an update."""
+    """Images for three slices, four samples an update."""
     made = micro.suite(edition, variant="many", data_dir=data_dir, limit=limit)
     return replace(made, spec=replace(made.spec, name="quartet", variant="", global_batch=4))
