@@ -55,7 +55,7 @@ def _ask(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     if not names:
         return {}
     from bench.cli import _tuner_page
-    from bench.engine.plan import choose_tuner
+    from bench.engine.choosing import choose_tuner
 
     found: dict[str, dict[str, Any]] = {}
     for name in names:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.core.contract import Tuner
-    from bench.engine.plan import ChosenTuner
+    from bench.engine.choosing import ChosenTuner
 
 WIDTH = 100
 NEEDS: Mapping[str, str] = {

@@ -19,7 +19,7 @@ def tuner(name: str, base: str, json: bool) -> int:
 
     from bench.cli._output import print_json, print_table
     from bench.diffusion.check import check_tuner
-    from bench.engine.plan import choose_tuner
+    from bench.engine.choosing import choose_tuner
 
     chosen = choose_tuner(name)
     results = check_tuner(chosen.cls, chosen.config, base=base)

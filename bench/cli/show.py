@@ -31,7 +31,7 @@ def show(kind: str, name: str, edition: str | None, data: Path | None, runs: Pat
         facts = _suite(name, edition, data)
     elif kind == "tuner":
         from bench.cli import _tuner_page
-        from bench.engine.plan import choose_tuner
+        from bench.engine.choosing import choose_tuner
 
         facts = _tuner_page.facts(choose_tuner(name))
         if not json:

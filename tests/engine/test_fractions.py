@@ -3,7 +3,7 @@
 import pytest
 
 from bench.core.errors import UserError
-from bench.engine.plan import parse_fractions
+from bench.engine.choosing import parse_fractions
 
 
 def test_shares_rise_from_the_base_to_the_whole_budget():

@@ -212,7 +212,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_recipes_name_what_is_registered() -> None:
     """Suites and tuners are here; models and rewards may be a package of somebody's."""
-    from bench.engine.plan import choose_tuner
+    from bench.engine.choosing import choose_tuner
     from suites import resolve
     from suites._train import lists
 
