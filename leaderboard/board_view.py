@@ -38,7 +38,7 @@ def board_view(board: Board, facts: BoardFacts, root: str) -> dict[str, Any]:
         head = row.runs[0]
         hacking = facts.hacking.get(row_id(row))
         return {
-            "row": row, "head": head, "seeds": row.runs, "spent": spent_over(row.runs),
+            "row": row, "head": head, "seeds": row.runs, "repeats": row.repeats, "spent": spent_over(row.runs),
             "place": places_text(facts.places.get(row_id(row))), "ties": _ties_with_the_first(row, facts),
             "hacking": hacking.flag if hacking is not None else "",
             "changed": ", ".join(f"{k} = {wording.plain_value(v)}" for k, v in sorted(head.changed.items())),

@@ -80,7 +80,7 @@ class Site:
     @cached_property
     def board_by_run(self) -> dict[str, Board]:
         """The board that shows a run, by run id; runs that are not ranked have none."""
-        return {run.run_id: board for board in self.boards for row in (*board.rows, *board.ended) for run in row.runs}
+        return {run.run_id: board for board in self.boards for row in (*board.rows, *board.ended) for run in row.shown}
 
 
 def cache_of(roots: Sequence[Path]) -> Path:

@@ -56,7 +56,7 @@ def _hackings(site: Site) -> dict[str, Hacking]:
         for board in site.boards
         for row in board.rows
         if (found := site.facts[board.key].hacking.get(row_id(row))) is not None
-        for run in row.runs
+        for run in row.shown
     }
 
 

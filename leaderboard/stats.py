@@ -12,6 +12,7 @@ from bench.core.student import t_quantile
 MIN_CLUSTERS = 4
 """Fewer prompts than this carry no interval worth printing."""
 _SHARE = 0.5 + CONFIDENCE / 2
+_NORMAL_QUANTILE = NormalDist().inv_cdf(_SHARE)
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float | None, float | None]:
@@ -47,7 +48,7 @@ def over_seeds(
     halves = [((high or 0.0) - (low or 0.0)) / 2 for low, high in zip(lows, highs, strict=True)]
     if n == 1:
         return mean, lows[0], highs[0]
-    from_prompts = math.fsum((half / NormalDist().inv_cdf(_SHARE)) ** 2 for half in halves) / n
+    from_prompts = math.fsum((half / _NORMAL_QUANTILE) ** 2 for half in halves) / n
     from_seeds = math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n
     if from_seeds == 0:
         half = math.fsum(halves) / n

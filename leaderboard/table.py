@@ -86,6 +86,12 @@ class Row:
     """Why a metric has no value."""
     scaled: tuple[tuple[float, float | None, dict[str, Cell]], ...] = ()
     """Other adapter scales of the first run: scale, U for an image, figures."""
+    repeats: tuple[Run, ...] = ()
+    """The same measurement again (``_once``): linked, and not counted."""
+
+    @property
+    def shown(self) -> tuple[Run, ...]:
+        return (*self.runs, *self.repeats)
 
     @property
     def u_per_image(self) -> float | None:
@@ -121,7 +127,7 @@ class Board:
     @property
     def runs(self) -> tuple[Run, ...]:
         """Every run that the board shows."""
-        return tuple(run for row in (*self.rows, *self.ended, *self.external) for run in row.runs)
+        return tuple(run for row in (*self.rows, *self.ended, *self.external) for run in row.shown)
 
     @property
     def n(self) -> int | None:
@@ -182,20 +188,35 @@ def _board(key: str, runs: Sequence[Run], elsewhere: Sequence[Run], protocol: tu
             configurations.setdefault(spelled(name), []).append(run)
     groups = [tuple(sorted(configurations[name], key=lambda r: (r.seed, r.run_id))) for name in sorted(configurations)]
     ended = sorted((r for r in runs if r.status != "done"), key=lambda r: (r.tuner, r.reward, r.seed, r.run_id))
-    filled = [_row(group, figures) for group in groups]
+    filled = [_row(*_once(group), figures=figures) for group in groups]
     rank_columns = _rank_columns(filled, figures.columns)
     first = (*runs, *elsewhere)[0]
     return Board(
         key=key, suite=first.suite, title=first.suite_title, edition=first.edition,
         model=first.model if runs else "", budget=budget_text(first.budget) if runs else "", protocol=protocol,
         columns=tuple(figures.columns), rows=_ranked(filled, figures.columns, rank_columns),
-        ended=tuple(_row((run,), figures) for run in ended),
-        external=tuple(_row((run,), figures) for run in sorted(elsewhere, key=lambda r: (r.tuner, r.run_id))),
+        ended=tuple(_row((run,), figures=figures) for run in ended),
+        external=tuple(_row((run,), figures=figures) for run in sorted(elsewhere, key=lambda r: (r.tuner, r.run_id))),
         base=_base(runs, figures), rank_columns=rank_columns,
     )  # fmt: skip
 
 
-def _row(runs: tuple[Run, ...], figures: Figures) -> Row:
+def _once(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """Runs to count, and those that are one of these again, in the given order.
+
+    Runs that differ in nothing but the shares of the budget at which they were scored are one measurement: counted
+    twice, it would weigh twice and make an interval over seeds narrower than it is. The one with the most snapshots
+    counts.
+    """
+    best: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda r: (-len(r.snapshots), r.run_id)):
+        # a field that an older version did not write yet is as good as an empty one
+        best.setdefault(spelled({key: value for key, value in run.spec.items() if value and key != "fractions"}), run)
+    counted = {run.run_id for run in best.values()}
+    return (tuple(r for r in runs if r.run_id in counted), tuple(r for r in runs if r.run_id not in counted))
+
+
+def _row(runs: tuple[Run, ...], repeats: tuple[Run, ...] = (), *, figures: Figures) -> Row:
     found: dict[str, list[Metric]] = {}
     errors: dict[str, str] = {}
     for run in sorted(runs, key=lambda r: r.run_id):
@@ -205,6 +226,7 @@ def _row(runs: tuple[Run, ...], figures: Figures) -> Row:
     return Row(
         runs=runs, cells={key: _cell(same) for key, same in found.items()}, rank=None, place=0, separable=None,
         beats_base=None, errors=errors, scaled=tuple(_scaled(entry, figures) for entry in runs[0].scales),
+        repeats=repeats,
     )  # fmt: skip
 
 
@@ -252,6 +274,7 @@ def _ranked(rows: Sequence[Row], columns: Sequence[Column], rank_columns: tuple[
         compared = i > 0 and rank is not None and first is not None and bool(rank_columns)
         placed.append(Row(
             runs=row.runs, cells=row.cells, rank=rank, place=i + 1, errors=row.errors, scaled=row.scaled,
+            repeats=row.repeats,
             separable=apart(first.low, first.high, rank.low, rank.high) if compared and first and rank else None,
             beats_base=rank.low > 0.5 if rank is not None and rank.low is not None else None,
         ))  # fmt: skip

@@ -46,6 +46,8 @@ class Fake:
         default_factory=lambda: [(f"{t}, no. {i}", c) for i in range(4) for t, c in PROMPTS]
     )
     n_seeds: int = 2
+    again: int = 0
+    """Tells runs of one configuration apart."""
     error: dict[str, str] | None = None
     failed_metric: str | None = None
     judge_roles: dict[str, str] = field(
@@ -55,7 +57,7 @@ class Fake:
     @property
     def run_id(self) -> str:
         return digest([self.tuner, self.seed, self.suite, self.model, self.reward, self.settings, self.limit_u,
-                       self.status, self.ranked], 12)  # fmt: skip
+                       self.status, self.ranked, *([self.again] if self.again else [])], 12)  # fmt: skip
 
     def write(self, runs: Path) -> Path:
         folder = runs / self.suite / self.tuner / self.run_id

@@ -48,6 +48,21 @@ def test_order_is_by_held_out_win_rate_and_never_by_the_trained_one(tmp_path: Pa
     assert (column.metric, column.role) == ("winrate/tiny-judge", "held-out")
 
 
+def test_a_seed_that_ran_twice_with_other_snapshots_counts_once(tmp_path: Path) -> None:
+    twice = [Fake(seed=0, fractions=ENDS), Fake(seed=1, fractions=ENDS), Fake(seed=1, again=1)]
+    once = [twice[0], twice[2]]
+    (row,) = _board(tmp_path / "twice", *twice).rows
+    (alone,) = _board(tmp_path / "once", *once).rows
+    assert [r.seed for r in row.runs] == [0, 1]
+    # the one that shows more of the budget counts; the other is linked
+    assert [r.run_id for r in row.runs] == [fake.run_id for fake in once]
+    assert [r.run_id for r in row.repeats] == [twice[1].run_id]
+    assert row.cells == alone.cells
+    # another seed, budget or setting is no repetition
+    (other,) = _board(tmp_path / "twice", Fake(seed=2, again=2)).rows
+    assert ([r.seed for r in other.runs], len(other.repeats)) == ([0, 1, 2], 1)
+
+
 def test_columns_stand_by_kind_and_role_and_judges_means_stay_off_the_board(tmp_path: Path) -> None:
     board = _board(tmp_path, Fake(fractions=ENDS))
     assert [(c.metric, c.role) for c in board.columns] == [
