@@ -91,7 +91,7 @@ def test_vote_by_mouse_and_keyboard_reload_in_the_middle_export_and_import(watch
     wanted = {}
     for i, trial in enumerate(trials):
         assert page.locator("h1").inner_text() == study["prompts"][trial["prompt"]]
-        shown = page.eval_on_selector_all("main img", "a => a.map(x => x.src)")
+        shown = page.eval_on_selector_all("figure img", "a => a.map(x => x.src)")
         assert len(set(shown)) == 2
         wanted[trial["id"]] = "tie" if i == 9 else RUN_WINS(key["trials"][trial["id"]])
         if i % 2:
@@ -259,13 +259,14 @@ def test_a_phone_needs_no_sideways_scrolling_and_names_everything(
         red = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
         assert (int(red) < 60) == (scheme == "dark")
         unnamed = (
-            "[...document.querySelectorAll('button, input, img')].filter(e => !(e.ariaLabel || e.alt || e.textContent))"
+            "[...document.querySelectorAll('button, input, figure img')]"
+            ".filter(e => !(e.ariaLabel || e.alt || e.textContent))"
         )
         assert page.evaluate(f"{unnamed}.length") == 0
         small = "[...document.querySelectorAll('button, .steps label')].map(e => e.getBoundingClientRect())"
         assert page.evaluate(f"Math.min(...{small}.map(r => Math.min(r.width, r.height)))") >= 24  # WCAG 2.5.8
         page.keyboard.press("Enter")
-    assert page.locator("main img").count() == (4 if kind == "rank" else 2)
+    assert page.locator("figure img").count() == (4 if kind == "rank" else 2)
     assert window.said == []
 
 
@@ -287,8 +288,10 @@ def test_images_are_ranked_by_tapping_them(watched: Any, tmp_path: Path) -> None
     top = page.locator(".now").bounding_box()["y"]
     assert top >= 0
     assert page.locator(".now").inner_text() == "All are placed."
-    shown = "[...document.querySelectorAll('.thumb')].map(e => getComputedStyle(e).backgroundImage)"
-    assert all(image.startswith("url(") for image in page.evaluate(shown))
+    thumbs = page.eval_on_selector_all(".thumb", "a => a.map(x => [x.naturalWidth > 0, x.src])")
+    assert all(seen for seen, _ in thumbs)
+    # each in the button of its image, once for each question
+    assert [src for _, src in thumbs] == 2 * page.eval_on_selector_all("figure img", "a => a.map(x => x.src)")
     page.get_by_role("button", name="Done").click()
     assert count(page) == 1
     assert window.said == []

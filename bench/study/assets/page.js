@@ -257,7 +257,7 @@ function rank(trial, last, vote, figures) {
   const active = () => study.questions.find((q) => order[q.id].length < n);
   const blocks = study.questions.map((q) => el("div", { "data-question": q.id }));
   const now = el("p", { class: "ask now" });  // above the images, which on a phone fill the screen
-  const thumb = (i) => el("span", { class: "thumb", "aria-hidden": "true", style: `background-image: url("${study.images[trial.images[i]].src}")` });
+  const thumb = (i) => el("img", { class: "thumb", alt: "", src: study.images[trial.images[i]].src });
   const finish = el("button", { class: "go", type: "button", onclick: () => vote(order) }, "Done ", key("Enter"));
   const place = (q, i) => {
     if (order[q.id].includes(i)) order[q.id] = order[q.id].filter((x) => x !== i);
