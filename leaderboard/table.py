@@ -201,6 +201,10 @@ def _board(key: str, runs: Sequence[Run], elsewhere: Sequence[Run], protocol: tu
     )  # fmt: skip
 
 
+_ASIDE = frozenset({"fractions", "metrics", "train_list", "protocol", "recipe"})
+"""Of a spec: when and by what was scored, and how it was asked for; what was asked for stands in the other fields."""
+
+
 def _once(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     """Runs to count, and those that are one of these again, in the given order.
 
@@ -211,7 +215,7 @@ def _once(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     best: dict[str, Run] = {}
     for run in sorted(runs, key=lambda r: (-len(r.snapshots), r.run_id)):
         # a field that an older version did not write yet is as good as an empty one
-        best.setdefault(spelled({key: value for key, value in run.spec.items() if value and key != "fractions"}), run)
+        best.setdefault(spelled({key: value for key, value in run.spec.items() if value and key not in _ASIDE}), run)
     counted = {run.run_id for run in best.values()}
     return (tuple(r for r in runs if r.run_id in counted), tuple(r for r in runs if r.run_id not in counted))
 

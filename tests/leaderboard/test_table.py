@@ -58,7 +58,10 @@ def test_a_seed_that_ran_twice_with_other_snapshots_counts_once(tmp_path: Path) 
     assert [r.run_id for r in row.runs] == [fake.run_id for fake in once]
     assert [r.run_id for r in row.repeats] == [twice[1].run_id]
     assert row.cells == alone.cells
-    # another seed, budget or setting is no repetition
+    # what was measured beside it makes no other run of it, another seed does
+    path = tmp_path / "twice" / twice[1].suite / twice[1].tuner / twice[1].run_id / "record.json"
+    path.write_text(path.read_text().replace('"metrics": [\n   "fid"\n  ]', '"metrics": ["fid", "kid"]'))
+    assert '"metrics": ["fid", "kid"]' in path.read_text()
     (other,) = _board(tmp_path / "twice", Fake(seed=2, again=2)).rows
     assert ([r.seed for r in other.runs], len(other.repeats)) == ([0, 1, 2], 1)
 
