@@ -20,7 +20,7 @@ import pydantic_core
 
 from bench.core.budget import Budget
 from bench.core.errors import UserError
-from bench.core.record import Record, upgrade
+from bench.core.record import Record, tuned_on, upgrade
 from bench.store.runs import RunFolder
 
 
@@ -96,6 +96,8 @@ class Run:
     changed: dict[str, Any] = field(compare=False)
     """Settings that are not the tuner's defaults."""
     budget: Budget
+    hardware: str
+    """What it was tuned on (``tuned_on``)."""
     status: str
     reason: str
     """Why tuning ended, or the error."""
@@ -264,7 +266,7 @@ def summary_of(record: Record) -> dict[str, Any]:
         return [s.name, s.fraction, s.spent, s.images, s.n_images, s.content_hash, s.adapter_scale, s.u_per_image]
 
     return {
-        "run_id": record.run_id, "status": record.status, "ranked": record.ranked,
+        "run_id": record.run_id, "status": record.status, "ranked": record.ranked, "hardware": tuned_on(record),
         "reason": record.error.message if record.error else record.reason, "unranked_reason": record.unranked_reason,
         "spec": spec, "suite_title": str(record.suite.get("title") or spec["suite"]),
         "spent": record.ledger.spent, "lost": record.ledger.lost,
@@ -293,7 +295,7 @@ class Runs:
             edition=str(spec["edition"]), model=str(spec["model"]),
             tuner=str(spec.get("label") or spec["tuner"]), reward=str(spec["reward"]),
             seed=int(spec["seed"]), changed=dict(spec.get("settings") or {}), budget=Budget.from_json(spec["budget"]),
-            status=summary["status"], reason=summary["reason"], ranked=summary["ranked"],
+            hardware=summary["hardware"], status=summary["status"], reason=summary["reason"], ranked=summary["ranked"],
             unranked_reason=summary["unranked_reason"], spec=spec, suite_title=summary["suite_title"],
             spent=summary["spent"], lost=summary["lost"],
             snapshots=tuple(Snapshot(*s) for s in summary["snapshots"]),

@@ -14,7 +14,7 @@ from leaderboard.columns import Column, Figures, differing
 from leaderboard.run import Metric, Run, Scaled
 from leaderboard.spelling import short_digest, spelled
 from leaderboard.stats import apart, over_seeds
-from leaderboard.wording import budget_text, is_share, kind_of
+from leaderboard.wording import budget_text, is_share, kind_of, terms_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """One suite, one budget, one base model, one protocol."""
+    """One suite, one budget (in device-seconds: on one kind of hardware), one base model, one protocol."""
 
     key: str
     suite: str
@@ -147,7 +147,8 @@ def boards(runs: Sequence[Run]) -> list[Board]:
         if run.ranked and run.external is not None:
             elsewhere.setdefault(_prompts(run), []).append(run)
         elif run.ranked:
-            place = (run.suite, run.model, spelled(run.budget.to_json()))
+            on = run.hardware if run.budget.primary == "device_s" else ""
+            place = (run.suite, run.model, spelled(run.budget.to_json()) + on)
             groups.setdefault(place, {}).setdefault(short_digest(_protocol(run), 8), []).append(run)
     made, met = [], set()
     for place in sorted(groups):
@@ -191,9 +192,10 @@ def _board(key: str, runs: Sequence[Run], elsewhere: Sequence[Run], protocol: tu
     filled = [_row(*_once(group), figures=figures) for group in groups]
     rank_columns = _rank_columns(filled, figures.columns)
     first = (*runs, *elsewhere)[0]
+    terms = terms_text(first.budget, first.hardware) if runs else ""
     return Board(
         key=key, suite=first.suite, title=first.suite_title, edition=first.edition,
-        model=first.model if runs else "", budget=budget_text(first.budget) if runs else "", protocol=protocol,
+        model=first.model if runs else "", budget=terms, protocol=protocol,
         columns=tuple(figures.columns), rows=_ranked(filled, figures.columns, rank_columns),
         ended=tuple(_row((run,), figures=figures) for run in ended),
         external=tuple(_row((run,), figures=figures) for run in sorted(elsewhere, key=lambda r: (r.tuner, r.run_id))),

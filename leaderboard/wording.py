@@ -159,6 +159,11 @@ def budget_text(budget: Budget) -> str:
     return " and ".join(amount(kind, limit) for kind, limit in limits)
 
 
+def terms_text(budget: Budget, hardware: str) -> str:
+    """The same, and on what: seconds of one device are not those of another, where U are U everywhere."""
+    return budget_text(budget) + (f" on {hardware}" if hardware and budget.primary == "device_s" else "")
+
+
 def plain_value(value: Any) -> str:
     """A setting or passport field in one line; of a digest the first 12 digits (all are in the exports)."""
     if not isinstance(value, str):

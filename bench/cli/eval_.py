@@ -37,7 +37,7 @@ def eval_(
 ) -> int:  # fmt: skip
     """Score images that somebody else made and put them on the board, without a budget, marked external."""
     import suites
-    from bench.cli._output import print_json, print_table
+    from bench.cli._output import print_json, print_results
     from bench.core import registry
     from bench.core.errors import UserError
     from bench.engine.protocol import at_scale
@@ -79,8 +79,7 @@ def eval_(
                     "metrics": [r.as_dict() for r in rows(record)]})  # fmt: skip
     else:
         print(f"\n{name} on {suite.spec.id}: images from elsewhere, no budget")
-        print_table(("metric", "base", "images", "difference", "95 % interval", "role", "n"),
-                    [r.cells() for r in rows(record)])  # fmt: skip
+        print_results(rows(record), "images")
         print(f"leaderboard: {page}")
     return 0
 

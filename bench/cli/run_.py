@@ -224,7 +224,7 @@ def _rows(record: Record) -> list[Any]:
 
 
 def _print_record(run: PlannedRun, record: Record) -> None:
-    from bench.cli._output import print_table
+    from bench.cli._output import print_results
     from bench.engine.summary import sampling
 
     print(f"\n{run.spec.label} on {run.spec.suite}, reward {run.spec.reward}, seed {run.spec.seed}: "
@@ -233,9 +233,7 @@ def _print_record(run: PlannedRun, record: Record) -> None:
         print(f"  not ranked: {record.unranked_reason}")
     if record.error:
         print(f"  {record.error.type}: {record.error.message}")
-    table = [row.cells() for row in _rows(record)]
-    if table:
-        print_table(("metric", "base", "tuned", "difference", "95 % interval", "role", "n"), table)
+    print_results(_rows(record))
     if note := sampling(record):
         print(note)
     print(f"record: {run.folder.record_path}")

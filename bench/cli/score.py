@@ -50,12 +50,11 @@ def score(
                         "metrics": [r.as_dict() for r in rows(record, e)]} for e in record.scales],
         })  # fmt: skip
     else:
-        from bench.cli._output import print_table
+        from bench.cli._output import print_results
 
         for title, table in tables:
             print(title)
-            print_table(("metric", "base", "tuned", "difference", "95 % interval", "role", "n"),
-                        [r.cells() for r in table])  # fmt: skip
+            print_results(table)
         print(f"leaderboard: {page}")
     return 0
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA: Literal["tunebench/record"] = "tunebench/record"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """2 adds adapter scales, sampling cost and micro-batch. 3 adds the cluster job of an attempt, images from elsewhere and
-human studies. 4 adds how a model was computed, and prompts that were cut. Every addition has a default, so that older
-records are read as having none of it."""
+human studies. 4 adds how a model was computed, and prompts that were cut. 5 adds the hardware. Every addition has a
+default, so that older records are read as having none of it."""
 
 HUMAN_METRICS = ("human", "human-rank", "human-scale")
 """Kinds of figures that ``bench study import`` writes: win rate, mean rank, mean score."""
@@ -100,6 +100,8 @@ class AttemptEntry(_Strict):
     ended: str | None
     host: str
     device: str
+    hardware: str = ""
+    """The name of the processor or GPU; "" in records of before it was noted."""
     exit: str
     """done · interrupted · failed: why."""
     lost: dict[str, float] = Field(default_factory=dict)
@@ -122,6 +124,8 @@ class Provenance(_Strict):
     python: str
     platform: str
     device: str
+    hardware: str = ""
+    """Of the process that wrote the record; attempts may have run on other."""
     n_threads: int
     world_size: int
     """Processes that tuned together."""
@@ -224,6 +228,12 @@ class Record(_Strict):
     error: ErrorEntry | None = None
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+def tuned_on(record: Record) -> str:
+    """The hardware that spent the run's device-seconds, as ``A + B`` where attempts ran on several; "" where it was not
+    recorded."""
+    return " + ".join(sorted({a.hardware for a in record.attempts if a.stage != "evaluate" and a.hardware}))
 
 
 def json_schema() -> dict[str, Any]:

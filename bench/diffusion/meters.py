@@ -175,7 +175,7 @@ class Meters:
 
     def _on_tiles(self, decode: Callable[..., Any], z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """An image that is decoded tile by tile is one image; each tile's FLOPs count."""
-        self.charge("images", z.shape[0])
+        self.charge("images", 0 if self._model.repeating else z.shape[0])
         self._tiled = True
         try:
             return decode(z, *args, **kwargs)
@@ -185,7 +185,7 @@ class Meters:
     def _before_decoder(self, decoder: Any, args: tuple[Any, ...]) -> None:
         if not self._paused:
             fwd, _ = self._flops_per_row("decoder", [args[0][:1].detach()], decoder)
-            self.charge("images", 0 if self._tiled else args[0].shape[0])
+            self.charge("images", 0 if self._tiled or self._model.repeating else args[0].shape[0])
             self.charge("flops", fwd * args[0].shape[0])
 
     def _after_decoder(self, decoder: Any, args: tuple[Any, ...], out: Any) -> None:

@@ -10,11 +10,12 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from bench.core.contract import Patch
 from bench.core.errors import UserError
@@ -64,6 +65,8 @@ class BaseModel:
         self.computed: Mapping[str, Any] = {}
         """How, where that is not the plain way: see ``bench.diffusion.execution``."""
         self.compiled = False
+        self.repeating = False
+        """Whether images are being decoded once more for a backward: work, but no further images."""
         self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._cached_bytes = 0
 
@@ -140,8 +143,30 @@ class BaseModel:
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W) in [0, 1], float32 (float64 for a float64 model).
 
-        The clamp cuts the gradient of saturated pixels, as in ReFL's code; tuners log the saturated share.
+        The clamp cuts the gradient of saturated pixels, as in ReFL's code; tuners log the saturated share. With slices
+        (``--vae-slicing``) the backward too goes image by image, each decoded once more for it: the decoder's graph in
+        float32 is what a batch needs most memory for, 7 GB an image of 512 pixels.
         """
+        if not (self.vae.use_slicing and x.requires_grad and torch.is_grad_enabled()):
+            return self._decode(x)
+        return torch.cat([
+            checkpoint(self._decode, one, use_reentrant=False, preserve_rng_state=False, context_fn=self._once_more)
+            for one in x.split(1)
+        ])  # fmt: skip
+
+    def _once_more(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """What a checkpoint's forward and its repetition run in."""
+        return nullcontext(), self._repeating()
+
+    @contextmanager
+    def _repeating(self) -> Iterator[None]:
+        self.repeating = True
+        try:
+            yield
+        finally:
+            self.repeating = False
+
+    def _decode(self, x: torch.Tensor) -> torch.Tensor:
         decoded = self.vae.decode(images_of(x, self.vae.config)).sample
         images: torch.Tensor = (decoded / 2 + 0.5).clamp(0, 1)
         return images

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.core.checkout import commit
 from bench.core.record import AttemptEntry, Curve, Provenance
+from bench.engine.devices import hardware
 from bench.engine.plan import packages
 from bench.store import atomic, jobs
 from bench.store.fence import Fence, attempt_root
@@ -33,9 +34,9 @@ class Attempt:
         self.fence = Fence.claim(folder.root, {
             "started": jobs.now(), "host": socket.gethostname(), "pid": os.getpid(), "job_id": jobs.own_job(),
             "cluster": jobs.own_cluster(), "restarts": jobs.own_restarts(),
-            "node": os.environ.get("SLURMD_NODENAME"), "stage": stage, "device": device, "processes": processes,
-            "micro_batch": micro_batch, "packages": packages(), "python": platform.python_version(),
-            "commit": self.commit, "dirty": self.dirty,
+            "node": os.environ.get("SLURMD_NODENAME"), "stage": stage, "device": device, "hardware": hardware(device),
+            "processes": processes, "micro_batch": micro_batch, "packages": packages(),
+            "python": platform.python_version(), "commit": self.commit, "dirty": self.dirty,
         })  # fmt: skip
         self.number, self.root = self.fence.number, self.fence.attempt
         self.kept: dict[str, float] = {}
@@ -98,7 +99,7 @@ def read_attempts(folder: RunFolder) -> list[AttemptEntry]:
         left = atomic.read_json(root / "exit.json") if (root / "exit.json").exists() else {}
         entries.append(AttemptEntry(
             number=env["number"], started=env["started"], ended=left.get("ended"), host=env["host"],
-            device=env["device"], exit=left.get("exit", "killed"),
+            device=env["device"], hardware=env.get("hardware", ""), exit=left.get("exit", "killed"),
             lost=_read_lost(root) or left.get("lost", {}), job_id=env.get("job_id"),
             token=env.get("token"), stage=env.get("stage", "all"), checkpoints=left.get("checkpoints"),
             checkpoint_s=left.get("checkpoint_s"),
@@ -158,6 +159,6 @@ def provenance(
     head, dirty = commit()
     return Provenance(
         commit=head, dirty=dirty, packages=packages(), python=platform.python_version(), platform=platform.platform(),
-        device=device, n_threads=n_threads, world_size=world_size, micro_batch=micro_batch, command=command,
-        execution=dict(execution or {}),
+        device=device, hardware=hardware(device), n_threads=n_threads, world_size=world_size, micro_batch=micro_batch,
+        command=command, execution=dict(execution or {}),
     )  # fmt: skip

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import platform
 import re
+from pathlib import Path
 
 from bench.core.errors import UserError
 
@@ -34,3 +37,22 @@ def resolve(name: str) -> str:
                         valid=", ".join(("cpu", *(("cuda", *(f"cuda:{i}" for i in range(n))) if n else ()), "auto")),
                         hint="--device auto")  # fmt: skip
     return name
+
+
+def hardware(device: str) -> str:
+    """What computes, by its own name, such as ``NVIDIA H200``: device-seconds compare on equal hardware only."""
+    if not device.startswith("cuda"):
+        return _cpu()
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+@functools.cache
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next((name for name in names if name), platform.processor() or platform.machine())

@@ -21,7 +21,7 @@ from bench.core.paired import mean_difference
 from bench.core.record import Interval, MetricEntry
 from bench.core.types import RunSpec, Suite
 from bench.diffusion.sources import folder_digest
-from bench.engine.progress import Progress
+from bench.engine.progress import Progress, Stage
 from bench.engine.shards import BLOCK, Shard
 from bench.metrics.images import ImagesOnDisk
 from bench.store import atomic
@@ -96,6 +96,7 @@ class Scorer:
                 stop()
                 if name not in images:
                     images[name] = self._open(dict(snapshots)[name])
+                _tell(stage, f"{metric} of {name}", images[name], images[BASE])
                 for measured in self._score(metric, plugin, images[name], images[BASE]):
                     entries.append(self._entry(measured, name, trained, base_values.get(measured.name)))
                     if name == BASE:
@@ -119,6 +120,7 @@ class Scorer:
                 with turn:
                     for _, metric, plugin in of_one:
                         stop()
+                        _tell(stage, f"{metric} of {name}", images)
                         try:
                             plugin.precompute(self._scene(images, images))
                         except Exception as err:
@@ -209,6 +211,13 @@ class Scorer:
                 for (p, s), v, r in zip(keys, m.per_image, reasons, strict=True)]  # fmt: skip
         atomic.write_jsonl(path, rows)
         return path.relative_to(self.folder.root).as_posix()
+
+
+def _tell(stage: Stage, what: str, *sets: ImagesOnDisk | UserError) -> None:
+    """From now on passes over these images are told as a part of ``what``."""
+    for images in sets:
+        if isinstance(images, ImagesOnDisk):
+            images.seen = lambda n_done, n_all: stage.inside(what, n_done, n_all, "images")
 
 
 def read_checked(root: Path, suite: Suite) -> ImageFolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,10 +31,8 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """As text: an arrow says which direction is better."""
-        name = f"{self.metric} {'↑' if self.higher_is_better else '↓'}"
-        if self.error:
-            return name, "-", "failed", "", self.error.splitlines()[0], self.role, str(self.n)
         interval = "" if self.ci_low is None or self.ci_high is None else f"[{self.ci_low:.4g}, {self.ci_high:.4g}]"
+        name = f"{self.metric} {'↑' if self.higher_is_better else '↓'}"
         return name, _number(self.base), _number(self.tuned), _signed(self.difference), interval, self.role, str(self.n)
 
 
@@ -45,6 +44,15 @@ def rows(record: Record, scaled: ScaledEntry | None = None) -> list[Row]:
     final = record.snapshots[-1].name
     tuned = [m for m in record.metrics if m.snapshot == final and final != "f000"] if scaled is None else scaled.metrics
     return [_row(m, base.get(m.name)) for m in tuned]
+
+
+def without_value(rows: Sequence[Row]) -> list[str]:
+    """A line for each reason why metrics have no value, with their names."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.error:
+            found.setdefault(row.error.splitlines()[0], []).append(row.metric)
+    return [f"no {', '.join(metrics)}: {reason}" for reason, metrics in found.items()]
 
 
 def sampling(record: Record) -> str:

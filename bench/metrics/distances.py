@@ -27,6 +27,7 @@ from bench.metrics.cache import cached, stored
 from bench.metrics.extractors import BATCH, FeatureNetwork, load_extractor
 from bench.metrics.layout import Layout, is_base, layout
 from bench.metrics.panel import stamp_of
+from bench.metrics.precision import whole_float32
 from bench.metrics.references import Reference, build, check_pictures, pick, pictures_of, read_reference
 from bench.metrics.requirements import REFERENCE_VARIABLE
 
@@ -63,7 +64,7 @@ def _features(
     content_hash: str, batches: Callable[[], Iterator[Tensor]], network: FeatureNetwork, cache_dir: Path
 ) -> NDArray[np.float32]:
     def compute() -> NDArray[np.float32]:
-        with torch.no_grad():
+        with torch.no_grad(), whole_float32():
             return np.concatenate([network(batch).cpu().numpy() for batch in batches()])
 
     key = {"content": content_hash, "network": network.name}

@@ -23,6 +23,7 @@ from bench.core.paired import cluster_mean_ci
 from bench.diffusion.models import quiet
 from bench.diffusion.pretrained import load_pretrained, reading
 from bench.metrics.layout import absent, layout
+from bench.metrics.precision import whole_float32
 from bench.metrics.references import check_pictures, pictures_of
 
 FACE_SIDE = 112
@@ -53,7 +54,7 @@ class Identity(Metric):
         embed, sha = load_embedder(Path(where), scene.device)
         photographs = pictures_of(Path(subject))
         content = check_pictures(photographs)
-        with torch.no_grad():
+        with torch.no_grad(), whole_float32():
             each = torch.cat([F.normalize(embed(_read(path)), dim=-1) for path in photographs])
         centre = F.normalize(each.double().mean(0), dim=-1).cpu().numpy()
         values: NDArray[np.float64] = _embedded(scene, embed, sha).astype(np.float64) @ centre

@@ -22,6 +22,7 @@ from bench.core.contract import ImageFolder, ImageRef
 from bench.core.errors import UserError
 from bench.core.identity import digest
 from bench.metrics.cache import cached
+from bench.metrics.precision import whole_float32
 from bench.store import atomic
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ class ImagesOnDisk:
         self.folder = folder
         self.cache_dir = cache_dir
         self.memory_limit_bytes = memory_limit_bytes
+        self.seen: Callable[[int, int], None] = lambda n_done, n_all: None
+        """Told after each batch of a pass how many images are done, of how many."""
         self._first = first
         self._n_all = len(folder.refs) if n_all is None else n_all
         self._pixels: NDArray[np.uint8] | None = None
@@ -161,7 +164,7 @@ class ImagesOnDisk:
         import torch
 
         def compute(at: slice) -> NDArray[np.float32]:
-            with torch.no_grad():
+            with torch.no_grad(), whole_float32():
                 return read(texts[at]).float().cpu().numpy()
 
         def rows() -> list[NDArray[Any]]:
@@ -205,12 +208,13 @@ class ImagesOnDisk:
         import torch
 
         found = []
-        with torch.no_grad():
+        with torch.no_grad(), whole_float32():
             for at, content in self._grid(n):
                 key = {"content": content, "network": network, "n": at.stop - at.start}
                 if about is not None:
                     key["about"] = digest(list(about[at]))
                 found.append(cached(self.cache_dir / "features" / content[:2], key, partial(compute, at)))
+                self.seen(at.stop, len(self.folder.refs))
         return found
 
     def _grid(self, n: int) -> list[tuple[slice, str]]:

@@ -27,6 +27,7 @@ from PIL import Image
 from bench.core.errors import UserError
 from bench.core.identity import canonical_json
 from bench.metrics.gaussian import Gaussian, moments
+from bench.metrics.precision import whole_float32
 from bench.metrics.requirements import PROTOCOL_OF
 from bench.store import atomic
 
@@ -220,7 +221,7 @@ def _features(paths: Sequence[Path], network: FeatureNetwork) -> Iterator[NDArra
     """(B, D) batch by batch: pictures are decoded ahead of the network and prepared one by one, as sizes differ."""
     import torch
 
-    with ThreadPoolExecutor(4) as pool, torch.no_grad():
+    with ThreadPoolExecutor(4) as pool, torch.no_grad(), whole_float32():
         groups = [paths[i : i + _BATCH] for i in range(0, len(paths), _BATCH)]
         ahead = [pool.submit(lambda g: [_decode(p) for p in g], group) for group in groups[:2]]
         for i in range(len(groups)):

@@ -10,6 +10,7 @@ from bench.core.types import SamplerSpec
 from bench.diffusion.execution import Execution
 from bench.diffusion.meters import Meters, Tally
 from bench.diffusion.random_tiny import random_pipeline, save_random_pipeline
+from bench.diffusion.reference import LiveBytes
 from bench.diffusion.rollout import Path, accumulate_gradients
 from bench.diffusion.samplers import Noise, build_sampler
 from bench.diffusion.sources import find_source
@@ -37,6 +38,24 @@ def test_slices_and_checkpoints_change_neither_gradient_nor_counts(how):
     for kind in ("denoiser_fwd", "denoiser_bwd", "images"):
         assert counts[kind] == wanted[kind]
     assert model.computed == how
+
+
+def test_with_slices_one_images_decoder_graph_is_alive_at_a_time():
+    """A batch then needs about what one image needs; the repetition is work and no further image."""
+    x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for how in ({}, {"vae_slicing": True}):
+        model, tally = Execution(**how).apply(random_pipeline(0)), Tally()
+        latents = x.clone().requires_grad_()
+        with Meters(model, tally.charge), LiveBytes() as live:
+            (cotangent,) = torch.autograd.grad(curved_loss(model.decode(latents)), latents)
+        found[bool(how)] = (live.peak, tally.take(), cotangent)
+    (whole, once, expected), (one, twice, got) = found[False], found[True]
+    assert one < whole / 3
+    assert relative(got, expected) < 1e-6
+    assert once["images"] == twice["images"] == 6
+    assert twice["flops"] > once["flops"]  # decoded twice
+    assert not model.repeating
 
 
 def test_an_image_decoded_in_tiles_is_one_image():

@@ -17,7 +17,7 @@ def test_the_script_runs_and_its_gradients_agree(capsys):
         for row in model["updates"]:
             assert row["cosine"] > 0.9999
             assert row["engine_s"] > 0 and row["engine_gb"] > 0
-        assert model["generation"]["ratio"] > 0
+        assert model["generation"]["ratio_to_plain"] > 0 and model["generation"]["ratio_to_halved"] > 0
     gpu.show(result)
     assert "| sdxl 16² (" in capsys.readouterr().out
 

@@ -46,6 +46,9 @@ class Fake:
         default_factory=lambda: [(f"{t}, no. {i}", c) for i in range(4) for t, c in PROMPTS]
     )
     n_seeds: int = 2
+    primary: str = "denoiser_u"
+    hardware: tuple[str, str] = ("", "")
+    """Of the two attempts; "" is a record of before it was noted."""
     again: int = 0
     """Tells runs of one configuration apart."""
     error: dict[str, str] | None = None
@@ -56,8 +59,9 @@ class Fake:
 
     @property
     def run_id(self) -> str:
+        rare = [*([self.again] if self.again else []), *filter(None, self.hardware)]
         return digest([self.tuner, self.seed, self.suite, self.model, self.reward, self.settings, self.limit_u,
-                       self.status, self.ranked, *([self.again] if self.again else [])], 12)  # fmt: skip
+                       self.status, self.ranked, *rare], 12)  # fmt: skip
 
     def write(self, runs: Path) -> Path:
         folder = runs / self.suite / self.tuner / self.run_id
@@ -83,12 +87,13 @@ class Fake:
         curve = [[11880 * i / 40, float(i), 0.2 + 0.01 * i + rng.gauss(0, 0.02), 1.5 - 0.01 * i if i != 7 else None]
                  for i in range(41)]  # fmt: skip
         record = {
-            "schema": "tunebench/record", "schema_version": 1, "run_id": self.run_id, "status": self.status,
-            "reason": self.reason, "spec": self._spec(), "settings": {"lr": 1e-4, "K": 4, "m": 1, **self.settings},
+            "schema": "tunebench/record", "schema_version": 5 if any(self.hardware) else 1,
+            "run_id": self.run_id, "status": self.status, "reason": self.reason, "spec": self._spec(),
+            "settings": {"lr": 1e-4, "K": 4, "m": 1, **self.settings},
             "suite": {"title": "COCO-like scene captions", "name": "coco", "edition": "sample"},
             "notes": ["synthetic figures"], "ranked": self.ranked, "unranked_reason": self.unranked_reason,
             "ledger": {
-                "budget": {"denoiser_u": self.limit_u, "primary": "denoiser_u"},
+                "budget": {self.primary: self.limit_u, "primary": self.primary},
                 "spent": {"denoiser_u": self.spent_u, "steps": 40.0, "device_s": 95.4, "images": 320.0,
                           "reward_calls": 320.0, "flops": 2.97e12, "denoiser_fwd": self.spent_u - 2 * 2000.0,
                           "denoiser_bwd": 2000.0},
@@ -101,9 +106,10 @@ class Fake:
             },
             "attempts": [
                 {"number": 1, "started": "2026-11-20T10:00:00Z", "ended": "2026-11-20T10:01:10Z", "host": "node-1",
-                 "device": "cpu", "exit": "interrupted: SIGTERM", "lost": {"denoiser_u": 297.0}},
+                 "device": "cpu", "exit": "interrupted: SIGTERM", "lost": {"denoiser_u": 297.0},
+                 **_on(self.hardware[0])},
                 {"number": 2, "started": "2026-11-20T10:02:00Z", "ended": "2026-11-20T10:04:00Z", "host": "node-1",
-                 "device": "cpu", "exit": "done", "lost": {}},
+                 "device": "cpu", "exit": "done", "lost": {}, **_on(self.hardware[1])},
             ],
             "snapshots": snapshots, "metrics": metrics,
             "curve": {"columns": ["denoiser_u", "steps", "reward", "grad_norm"], "rows": curve},
@@ -120,7 +126,7 @@ class Fake:
             "variant": "", "prompt_hash": "f00d", "train_prompt_hash": "beef", "limit": None, "model": self.model,
             "model_revision": "c0ffee", "tuner": self.tuner, "tuner_version": 1, "label": self.tuner,
             "settings": self.settings, "reward": self.reward,
-            "budget": {"denoiser_u": self.limit_u, "primary": "denoiser_u", "hard_wall_s": 3600.0},
+            "budget": {self.primary: self.limit_u, "primary": self.primary, "hard_wall_s": 3600.0},
             "sampler": sampler, "train_sampler": sampler, "global_batch": 8, "eval_seeds": list(range(self.n_seeds)),
             "fractions": list(self.fractions), "metrics": ["fid"], "seed": self.seed,
         }  # fmt: skip
@@ -163,6 +169,10 @@ class Fake:
             made = [m for m in made if m["name"].split("/")[0] != kind]
             made.append(entry(kind, name, None, 0, error="3 images are missing"))
         return made
+
+
+def _on(hardware: str) -> dict[str, str]:
+    return {"hardware": hardware} if hardware else {}
 
 
 def entry(

@@ -144,6 +144,21 @@ def test_suite_budget_model_and_protocol_each_make_a_board_of_their_own(tmp_path
     assert sorted(split) == [("eval_seeds = [0,1]",), ("eval_seeds = [0]",)]
 
 
+def test_device_seconds_are_compared_on_one_kind_of_hardware(tmp_path: Path) -> None:
+    """An hour of one GPU is not an hour of another, nor is one that began elsewhere; a U is a U everywhere."""
+    h200, a100 = ("NVIDIA H200", "NVIDIA H200"), ("NVIDIA A100", "NVIDIA A100")
+    asked = [(h200, "drtune"), (h200, "refl"), (a100, "drtune"), (("NVIDIA A100", "NVIDIA H200"), "drtune")]
+    hours = [Fake(tuner=t, primary="device_s", limit_u=28_800.0, hardware=h, fractions=ENDS) for h, t in asked]
+    made = boards(_runs(tmp_path / "hours", *hours, Fake(primary="device_s", limit_u=28_800.0, fractions=ENDS)))
+    assert {board.budget: sorted(_tuners(board)) for board in made} == {
+        "8.00 device-hours on NVIDIA H200": ["drtune", "refl"], "8.00 device-hours on NVIDIA A100": ["drtune"],
+        "8.00 device-hours on NVIDIA A100 + NVIDIA H200": ["drtune"], "8.00 device-hours": ["drtune"],
+    }  # fmt: skip
+    assert len({board.key for board in made}) == 4
+    (one,) = boards(_runs(tmp_path / "u", *(Fake(tuner=t, hardware=h, fractions=ENDS) for h, t in asked[1:3])))
+    assert (one.budget, sorted(_tuners(one))) == ("12,000 U", ["drtune", "refl"])
+
+
 def test_without_a_judge_that_is_held_out_for_all_no_row_is_called_separable(tmp_path: Path) -> None:
     swapped = {"tiny-pick": "held-out", "tiny-judge": "trained-on", "tiny-clip": "related"}
     board = _board(
