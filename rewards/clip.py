@@ -230,7 +230,7 @@ class ClipReward(Reward):
     def reader(self) -> str:
         """Names weights and vocabulary: what cached text features are keyed by."""
         words = {p.name: file_sha256(p) for p in sorted(self._processor.iterdir()) if p.suffix in (".json", ".txt")}
-        return f"text-{self.weights_sha256[:16]}-{digest(words, 16)}"
+        return f"text-{self.weights_sha256[:16]}-{digest(words, 16)}-unpadded"
 
     def prepare(self) -> None:
         _ = self.model, self.tokenizer
@@ -265,13 +265,15 @@ class ClipReward(Reward):
     def text_features(self, prompts: Sequence[str]) -> torch.Tensor:
         """(B, D) float32 of length 1, each prompt encoded once.
 
-        Prompts go through one at a time, padded to one length: the features of a prompt do not depend on which others
-        came with it, so a resumed run scores bit for bit as an uninterrupted one.
+        Prompts go through one at a time: the features of a prompt do not depend on which others came with it, so a
+        resumed run scores bit for bit as an uninterrupted one. The published ways pad each to 77 tokens; attention in
+        the text tower looks back only and the feature is the end token's, so what would stand behind it is left out.
         """
         for prompt in prompts:
             if prompt not in self._texts:
-                tokens = self.tokenizer([prompt], padding="max_length", truncation=True, max_length=self.max_tokens,
-                                        return_tensors="pt").to(self.device)  # fmt: skip
+                tokens = self.tokenizer(
+                    [prompt], truncation=True, max_length=self.max_tokens, return_tensors="pt"
+                ).to(self.device)
                 features = _tensor(self.model.get_text_features(
                     input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
                 ))  # fmt: skip

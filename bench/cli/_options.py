@@ -81,8 +81,8 @@ _EXECUTION = (
     click.option("--gradient-checkpointing", is_flag=True, help="Less memory, slower: blocks of denoiser and decoder "
                  "are run again in the backward pass."),
     click.option("--attention-slicing", is_flag=True, help="Less memory, slower: attention head by head."),
-    click.option("--vae-slicing", is_flag=True,
-                 help="Less memory: decode image by image, once more in the backward pass."),  # fmt: skip
+    click.option("--vae-slicing", is_flag=True, help="Less memory: decode image by image, once more in the backward "
+                 "pass."),
     click.option("--vae-tiling", is_flag=True, help="Less memory: decode big images tile by tile."),
     click.option("--compile", is_flag=True, help="torch.compile of the denoiser; compiling is off the budget's clock."),
 )  # fmt: skip

@@ -24,8 +24,7 @@ from bench.diffusion.reference import full_graph_gradients
 from bench.diffusion.rollout import Path, accumulate_gradients
 from bench.diffusion.samplers import Noise, build_sampler
 from bench.metrics.images import ImagesOnDisk, write_index
-
-from ..engine.conftest import World
+from tests.engine.conftest import World
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
 

@@ -60,6 +60,19 @@ def test_the_gradient_is_that_of_finite_differences(name: str, published: Path) 
 
 
 @pytest.mark.parametrize("name", READ_THE_PROMPT)
+def test_the_feature_of_a_prompt_is_that_of_the_prompt_padded(name: str, published: Path) -> None:
+    """The published ways fill up to 77 tokens; nothing behind the end token reaches it."""
+    reward = load_reward(name)
+    assert isinstance(reward, ClipReward)
+    texts = [*PROMPTS, "", "a " * 100]
+    padded = reward.tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    with torch.no_grad():
+        out = reward.model.get_text_features(**padded)
+        expected = F.normalize(out if isinstance(out, torch.Tensor) else out.pooler_output, dim=-1)
+    torch.testing.assert_close(reward.text_features(texts), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", READ_THE_PROMPT)
 def test_prompts_longer_than_the_tower_keep_their_end_token_and_differ(name: str, published: Path) -> None:
     reward = load_reward(name)
     assert isinstance(reward, ClipReward)
