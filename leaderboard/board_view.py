@@ -157,7 +157,7 @@ def spent_over(runs: Sequence[Run]) -> dict[str, Any]:
     mean = math.fsum(used) / len(used)
     return {
         "kinds": kinds, "share": mean / limit,
-        "text": f"{mean:,.0f}" if mean >= 1000 else wording.number(mean),
+        "text": wording.beside(budget.primary, mean, limit),
         "limit": wording.amount(budget.primary, limit),
         "over": f"{wording.share(max(used) / limit - 1, 1)} over the limit" if max(used) > limit else "",
     }  # fmt: skip

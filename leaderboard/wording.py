@@ -146,6 +146,13 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def beside(kind: str, value: float, limit: float) -> str:
+    """A value without its unit, in the unit that ``amount`` gives the limit: ``7.92`` beside 8.00 device-hours."""
+    if kind == "device_s" and limit >= 3600:
+        return f"{value / 3600:,.2f}"
+    return f"{value:,.0f}" if value >= 1000 else number(value)
+
+
 def amount(kind: str, value: float) -> str:
     """``12,000 U`` · ``1.98 device-hours``"""
     if kind == "device_s" and value >= 3600:

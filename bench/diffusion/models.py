@@ -151,7 +151,7 @@ class BaseModel:
             return self._decode(x)
         return torch.cat([
             checkpoint(self._decode, one, use_reentrant=False, preserve_rng_state=False, context_fn=self._once_more)
-            for one in x.split(1)
+            for one in torch.split(x, 1)
         ])  # fmt: skip
 
     def _once_more(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

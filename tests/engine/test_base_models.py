@@ -9,6 +9,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.diffusion.random_tiny import save_random_pipeline
+from bench.engine.devices import hardware
 from bench.engine.options import Options
 from bench.engine.plan import make_plan
 
@@ -52,6 +53,7 @@ def test_half_precision_is_in_the_provenance_and_not_in_the_id(world):
     assert done.returncode == 0, done.stderr
     record = world.record()
     assert record["provenance"]["execution"] == {"dtype": "bf16", "vae_slicing": True}
+    assert record["provenance"]["hardware"] == record["attempts"][0]["hardware"] == hardware("cpu") != ""
     plain = world.run("--budget", "steps=1")
     assert "already done" in plain.stderr
     assert record["run_id"] in plain.stderr

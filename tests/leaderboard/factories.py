@@ -96,7 +96,7 @@ class Fake:
                 "budget": {self.primary: self.limit_u, "primary": self.primary},
                 "spent": {"denoiser_u": self.spent_u, "steps": 40.0, "device_s": 95.4, "images": 320.0,
                           "reward_calls": 320.0, "flops": 2.97e12, "denoiser_fwd": self.spent_u - 2 * 2000.0,
-                          "denoiser_bwd": 2000.0},
+                          "denoiser_bwd": 2000.0, **({"device_s": self.spent_u} if self.primary == "device_s" else {})},
                 "lost": {"denoiser_u": 297.0, "device_s": 2.5}, "evaluation_s": {"generate": 31.2, "score": 12.9},
             },
             "provenance": {

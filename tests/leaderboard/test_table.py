@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from scipy import stats as reference
 
+from leaderboard.board_view import spent_over
 from leaderboard.read import Run, read_runs
 from leaderboard.table import Board, boards, long_table, unranked
 from tests.leaderboard.factories import Fake
@@ -157,6 +158,18 @@ def test_device_seconds_are_compared_on_one_kind_of_hardware(tmp_path: Path) -> 
     assert len({board.key for board in made}) == 4
     (one,) = boards(_runs(tmp_path / "u", *(Fake(tuner=t, hardware=h, fractions=ENDS) for h, t in asked[1:3])))
     assert (one.budget, sorted(_tuners(one))) == ("12,000 U", ["drtune", "refl"])
+
+
+@pytest.mark.parametrize(
+    ("primary", "spent", "limit", "shown"),
+    [("device_s", 28_500.0, 28_800.0, "7.92 / 8.00 device-hours"), ("device_s", 43.4, 40.0, "43.4 / 40 device-s"),
+     ("denoiser_u", 11_880.0, 12_000.0, "11,880 / 12,000 U")],
+)  # fmt: skip
+def test_what_was_spent_is_in_the_unit_of_its_limit(
+    tmp_path: Path, primary: str, spent: float, limit: float, shown: str
+) -> None:
+    found = spent_over(_runs(tmp_path, Fake(primary=primary, spent_u=spent, limit_u=limit, fractions=ENDS)))
+    assert f"{found['text']} / {found['limit']}" == shown
 
 
 def test_without_a_judge_that_is_held_out_for_all_no_row_is_called_separable(tmp_path: Path) -> None:
