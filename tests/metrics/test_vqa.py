@@ -53,22 +53,36 @@ def test_batched_answers_are_the_models_own_one_by_one(blip: BlipVQA, images: to
 
 
 def test_states_of_a_question_are_the_same_alone_and_in_a_batch(blip: BlipVQA, images: torch.Tensor) -> None:
-    texts = [COLOR, "how many cat are there ?", "is there a red cat ?"]
+    """Of other lengths, about the same picture and about others."""
+    texts, rows = [COLOR, "how many cat are there ?", CAT, "the", CAT], [0, 2, 2, 3, 0]
     with torch.no_grad():
-        seen = blip.model.vision_model(pixel_values=blip.prepare(images)).last_hidden_state[:3]
-        states = blip.encoded(seen, texts)
-        for i, text in enumerate(texts):
-            alone = blip.encoded(seen[i : i + 1], [text])[0]
-            assert (states[i] - alone).abs().max() < 1e-6 * alone.abs().max()
+        seen = blip.model.vision_model(pixel_values=blip.prepare(images)).last_hidden_state
+        states = blip.encoded(seen, rows, texts)
+        for found, i, text in zip(states, rows, texts, strict=True):
+            tokens = blip.tokenizer([text], return_tensors="pt")
+            alone = blip.model.text_encoder(
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=seen[i : i + 1],
+            )[0][0]  # fmt: skip
+            assert found.shape == alone.shape
+            assert (found - alone).abs().max() < 1e-6 * alone.abs().max()
 
 
-def test_nothing_is_padded(blip: BlipVQA) -> None:
-    """transformers' BLIP drops the mask over question states: with padding, answers would depend on their batch."""
-    pairs = [(i, text) for i, asked in enumerate(ASKED) for text in asked]
-    groups = blip._by_length(sorted(set(pairs)))
-    assert sorted(p for group in groups for p in group) == sorted(set(pairs))
-    assert all(len({len(text.split()) for _, text in group}) == 1 for group in groups)
-    assert len(groups) == 4
+def test_image_states_are_projected_once_a_picture(blip: BlipVQA, images: torch.Tensor) -> None:
+    """And nothing answers from padding: transformers' BLIP drops the mask over question states."""
+    attentions = [m for name, m in blip.model.text_encoder.named_modules() if name.endswith("crossattention.self")]
+    seen: list[int] = []
+    lengths: list[int] = []
+    hooks = [p.inner.register_forward_hook(lambda _, args, out: seen.append(len(args[0])))
+             for attention in attentions for p in (attention.key, attention.value)]  # fmt: skip
+    hooks.append(blip.model.text_decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(kwargs["encoder_hidden_states"].shape[1]), with_kwargs=True
+    ))  # fmt: skip
+    blip.answers(images, ASKED)
+    for hook in hooks:
+        hook.remove()
+    assert attentions
+    assert seen == [3] * 2 * len(attentions)  # three pictures were asked about, in one batch
+    assert set(lengths) == {len(blip.tokenizer(text).input_ids) for asked in ASKED for text in asked}
 
 
 def test_the_image_tower_runs_once_and_equal_questions_once(
