@@ -20,7 +20,7 @@ import pydantic_core
 
 from bench.core.budget import Budget
 from bench.core.errors import UserError
-from bench.core.record import Record, tuned_on, upgrade
+from bench.core.record import Record, upgrade
 from bench.store.runs import RunFolder
 
 
@@ -97,7 +97,7 @@ class Run:
     """Settings that are not the tuner's defaults."""
     budget: Budget
     hardware: str
-    """What it was tuned on (``tuned_on``)."""
+    """What it was tuned on; "" where that was not recorded."""
     status: str
     reason: str
     """Why tuning ended, or the error."""
@@ -266,7 +266,8 @@ def summary_of(record: Record) -> dict[str, Any]:
         return [s.name, s.fraction, s.spent, s.images, s.n_images, s.content_hash, s.adapter_scale, s.u_per_image]
 
     return {
-        "run_id": record.run_id, "status": record.status, "ranked": record.ranked, "hardware": tuned_on(record),
+        "run_id": record.run_id, "status": record.status, "ranked": record.ranked,
+        "hardware": record.provenance.hardware,
         "reason": record.error.message if record.error else record.reason, "unranked_reason": record.unranked_reason,
         "spec": spec, "suite_title": str(record.suite.get("title") or spec["suite"]),
         "spent": record.ledger.spent, "lost": record.ledger.lost,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.core.budget import KIND_HELP, KINDS
-from bench.core.record import Interval, MetricEntry, Record, tuned_on
+from bench.core.record import Interval, MetricEntry, Record
 from leaderboard import wording
 from leaderboard.pages import Figure
 from leaderboard.run import Change, Run
@@ -135,7 +135,7 @@ def provenance(run: Run, record: Record) -> list[tuple[str, str]]:
         ("Global batch", wording.plain_value(spec.get("global_batch"))), ("Tuner version",
         wording.plain_value(spec.get("tuner_version"))), ("Commit", commit), ("Python", p.python),
         ("Platform", p.platform), ("Device", p.device),
-        ("Hardware", tuned_on(record) or p.hardware or "not recorded"), ("World size", str(p.world_size)),
+        ("Hardware", p.hardware or "not recorded"), ("World size", str(p.world_size)),
         ("Micro-batch", "not recorded" if p.micro_batch is None else str(p.micro_batch)), ("Threads", str(p.n_threads)),
     ]  # fmt: skip
     return [*facts, ("Packages", ", ".join(f"{name} {version}" for name, version in sorted(p.packages.items())))]

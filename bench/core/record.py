@@ -125,7 +125,8 @@ class Provenance(_Strict):
     platform: str
     device: str
     hardware: str = ""
-    """Of the process that wrote the record; attempts may have run on other."""
+    """What spent the run's device-seconds: the name of the processor or GPU, ``A + B`` where attempts tuned on several;
+    where nothing was tuned, what wrote the record. "" in records of before it was noted."""
     n_threads: int
     world_size: int
     """Processes that tuned together."""
@@ -228,12 +229,6 @@ class Record(_Strict):
     error: ErrorEntry | None = None
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
-
-
-def tuned_on(record: Record) -> str:
-    """The hardware that spent the run's device-seconds, as ``A + B`` where attempts ran on several; "" where it was not
-    recorded."""
-    return " + ".join(sorted({a.hardware for a in record.attempts if a.stage != "evaluate" and a.hardware}))
 
 
 def json_schema() -> dict[str, Any]:

@@ -107,6 +107,13 @@ def read_attempts(folder: RunFolder) -> list[AttemptEntry]:
     return entries
 
 
+def tuned_on(folder: RunFolder) -> str:
+    """The hardware of the attempts that tuned, as ``A + B`` where it is not all of one kind; "" where none is known."""
+    roots = [root for root in folder.attempts.glob("[0-9]*") if any(read_units(root))]
+    names = {atomic.read_json(root / "env.json").get("hardware", "") for root in roots}
+    return " + ".join(sorted(names - {""}))
+
+
 def read_curve(folder: RunFolder) -> Curve:
     """Scalars of all units over all attempts; of a unit done twice the later one counts. Thinned evenly."""
     by_unit: dict[int, dict[str, Any]] = {}
@@ -153,12 +160,12 @@ def _events(attempt: Path, kind: str) -> Iterator[dict[str, Any]]:
 
 def provenance(
     device: str, n_threads: int, command: str, world_size: int, micro_batch: int,
-    execution: Mapping[str, Any] | None = None,
+    execution: Mapping[str, Any] | None = None, tuned_on: str = "",
 ) -> Provenance:  # fmt: skip
     """Where the result comes from."""
     head, dirty = commit()
     return Provenance(
         commit=head, dirty=dirty, packages=packages(), python=platform.python_version(), platform=platform.platform(),
-        device=device, hardware=hardware(device), n_threads=n_threads, world_size=world_size, micro_batch=micro_batch,
-        command=command, execution=dict(execution or {}),
+        device=device, hardware=tuned_on or hardware(device), n_threads=n_threads, world_size=world_size,
+        micro_batch=micro_batch, command=command, execution=dict(execution or {}),
     )  # fmt: skip

@@ -59,7 +59,7 @@ class Stage:
     ) -> None:
         self.name, self.total, self.unit, self.count = name, total, unit, done
         self._first, self._every_s, self._info = done, every_s, ""
-        self._inside: tuple[str, int, float] = ("", 0, 0.0)
+        self._inside = ("", 0, 0, 0.0)
         self._start = self._shown = time.monotonic()
         self._bar: Any = None
         if screen is not None and screen.isatty():
@@ -103,13 +103,13 @@ class Stage:
 
     def inside(self, what: str, n_done: int, n_all: int, unit: str) -> None:
         """Tells how far the one piece of work in progress is, which counts only when it is done."""
-        doing, before, start = self._inside
+        doing, before, first, start = self._inside
         now = time.monotonic()
         if doing != what or n_done < before:  # a new piece, or a new pass of it
-            start = now
-        self._inside = (what, n_done, start)
-        rate = n_done / max(now - start, 1e-9)
-        timing = f", {rate:,.3g} {unit}/s, {(n_all - n_done) / rate:.0f} s to go" if start < now else ""
+            first, start = n_done, now
+        self._inside = (what, n_done, first, start)
+        rate = (n_done - first) / max(now - start, 1e-9)
+        timing = f", {rate:,.3g} {unit}/s, {(n_all - n_done) / rate:.0f} s to go" if rate else ""
         self.advance_to(self.count, f"{what}: {n_done:,}/{n_all:,} {unit}{timing}")
 
     def figures(self) -> dict[str, Any]:

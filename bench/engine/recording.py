@@ -14,7 +14,7 @@ from bench.core.record import Artifact, ErrorEntry, LedgerEntry, MetricEntry, Re
 from bench.core.types import RunSpec, Suite
 from bench.diffusion.processes import ProcessFailed
 from bench.engine import imaging
-from bench.engine.attempt import provenance, read_attempts, read_curve
+from bench.engine.attempt import provenance, read_attempts, read_curve, tuned_on
 from bench.store import atomic
 from bench.store.runs import RunFolder
 
@@ -51,7 +51,8 @@ class Recorder:
             notes=[*self.suite.notes, *self._cut(folders)],
             ranked=limited is None, unranked_reason=limited, ledger=self.ledger(),
             provenance=provenance(
-                self.device, n_threads, self.request["command"], self.processes, self.micro_batch, self.execution
+                self.device, n_threads, self.request["command"], self.processes, self.micro_batch, self.execution,
+                tuned_on(self.folder),
             ),
             attempts=read_attempts(self.folder), snapshots=[self.snapshot(n, f) for n, f in folders], metrics=entries,
             curve=read_curve(self.folder), artifacts=self._artifacts(folders), error=error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 
 from bench.cli import main
 from bench.core.errors import UserError
-from bench.engine.devices import resolve
+from bench.engine.attempt import tuned_on
+from bench.engine.devices import hardware, resolve
+from bench.store.runs import RunFolder
 
 
 def test_auto_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +61,21 @@ def test_a_gpu_that_is_not_here_is_told_before_a_run_is_started(
     said = capsys.readouterr()
     assert "sees no CUDA device" in said.err and "starting" not in said.err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_hardware_of_a_run_is_what_its_updates_were_made_on(tmp_path):
+    """An attempt that only generated and scored spent none of the budget, and one of before had no name."""
+    folder = RunFolder(tmp_path)
+    for number, (name, events) in enumerate(
+        [("NVIDIA H200", ["unit"]), ("NVIDIA A100", ["warning", "unit"]), ("NVIDIA L4", ["warning"]), ("", ["unit"])], 1
+    ):  # fmt: skip
+        attempt = folder.attempts / f"{number:03d}"
+        attempt.mkdir(parents=True)
+        (attempt / "env.json").write_text(json.dumps({"hardware": name} if name else {}))
+        (attempt / "events.jsonl").write_text("".join(json.dumps({"event": e}) + "\n" for e in events))
+    assert tuned_on(folder) == "NVIDIA A100 + NVIDIA H200"
+    assert tuned_on(RunFolder(tmp_path / "none")) == ""
+
+
+def test_a_cpu_has_a_name():
+    assert hardware("cpu").strip()

@@ -47,8 +47,8 @@ class Fake:
     )
     n_seeds: int = 2
     primary: str = "denoiser_u"
-    hardware: tuple[str, str] = ("", "")
-    """Of the two attempts; "" is a record of before it was noted."""
+    hardware: str = ""
+    """"" is a record of before it was noted."""
     again: int = 0
     """Tells runs of one configuration apart."""
     error: dict[str, str] | None = None
@@ -59,7 +59,7 @@ class Fake:
 
     @property
     def run_id(self) -> str:
-        rare = [*([self.again] if self.again else []), *filter(None, self.hardware)]
+        rare = [*([self.again] if self.again else []), *([self.hardware] if self.hardware else [])]
         return digest([self.tuner, self.seed, self.suite, self.model, self.reward, self.settings, self.limit_u,
                        self.status, self.ranked, *rare], 12)  # fmt: skip
 
@@ -87,7 +87,7 @@ class Fake:
         curve = [[11880 * i / 40, float(i), 0.2 + 0.01 * i + rng.gauss(0, 0.02), 1.5 - 0.01 * i if i != 7 else None]
                  for i in range(41)]  # fmt: skip
         record = {
-            "schema": "tunebench/record", "schema_version": 5 if any(self.hardware) else 1,
+            "schema": "tunebench/record", "schema_version": 5 if self.hardware else 1,
             "run_id": self.run_id, "status": self.status, "reason": self.reason, "spec": self._spec(),
             "settings": {"lr": 1e-4, "K": 4, "m": 1, **self.settings},
             "suite": {"title": "COCO-like scene captions", "name": "coco", "edition": "sample"},
@@ -102,14 +102,14 @@ class Fake:
             "provenance": {
                 "commit": "4a46afb0c1", "dirty": False, "packages": {"torch": "2.13.0", "diffusers": "0.36.0"},
                 "python": "3.11.7", "platform": "Linux x86_64", "device": "cpu", "n_threads": 2, "world_size": 1,
+                **({"hardware": self.hardware} if self.hardware else {}),
                 "command": f"python -m bench run --suite coco --tuner {self.tuner} --seed {self.seed}",
             },
             "attempts": [
                 {"number": 1, "started": "2026-11-20T10:00:00Z", "ended": "2026-11-20T10:01:10Z", "host": "node-1",
-                 "device": "cpu", "exit": "interrupted: SIGTERM", "lost": {"denoiser_u": 297.0},
-                 **_on(self.hardware[0])},
+                 "device": "cpu", "exit": "interrupted: SIGTERM", "lost": {"denoiser_u": 297.0}},
                 {"number": 2, "started": "2026-11-20T10:02:00Z", "ended": "2026-11-20T10:04:00Z", "host": "node-1",
-                 "device": "cpu", "exit": "done", "lost": {}, **_on(self.hardware[1])},
+                 "device": "cpu", "exit": "done", "lost": {}},
             ],
             "snapshots": snapshots, "metrics": metrics,
             "curve": {"columns": ["denoiser_u", "steps", "reward", "grad_norm"], "rows": curve},
@@ -169,10 +169,6 @@ class Fake:
             made = [m for m in made if m["name"].split("/")[0] != kind]
             made.append(entry(kind, name, None, 0, error="3 images are missing"))
         return made
-
-
-def _on(hardware: str) -> dict[str, str]:
-    return {"hardware": hardware} if hardware else {}
 
 
 def entry(

@@ -147,8 +147,8 @@ def test_suite_budget_model_and_protocol_each_make_a_board_of_their_own(tmp_path
 
 def test_device_seconds_are_compared_on_one_kind_of_hardware(tmp_path: Path) -> None:
     """An hour of one GPU is not an hour of another, nor is one that began elsewhere; a U is a U everywhere."""
-    h200, a100 = ("NVIDIA H200", "NVIDIA H200"), ("NVIDIA A100", "NVIDIA A100")
-    asked = [(h200, "drtune"), (h200, "refl"), (a100, "drtune"), (("NVIDIA A100", "NVIDIA H200"), "drtune")]
+    h200, a100 = "NVIDIA H200", "NVIDIA A100"
+    asked = [(h200, "drtune"), (h200, "refl"), (a100, "drtune"), (f"{a100} + {h200}", "drtune")]
     hours = [Fake(tuner=t, primary="device_s", limit_u=28_800.0, hardware=h, fractions=ENDS) for h, t in asked]
     made = boards(_runs(tmp_path / "hours", *hours, Fake(primary="device_s", limit_u=28_800.0, fractions=ENDS)))
     assert {board.budget: sorted(_tuners(board)) for board in made} == {

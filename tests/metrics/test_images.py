@@ -53,6 +53,21 @@ def test_the_content_hash_follows_pixels_seeds_and_order(folder: ImageFolder, tm
     assert save_images(tmp_path / "elsewhere", picture, KEYS).content_hash == folder.content_hash
 
 
+def test_a_pass_is_told_batch_by_batch_and_reads_in_whole_float32(folder: ImageFolder, tmp_path: Path) -> None:
+    """On a GPU convolutions would otherwise round to TF32."""
+    images, told, allowed = ImagesOnDisk(folder, tmp_path / "cache"), [], []
+    images.seen = lambda n_done, n_all: told.append((n_done, n_all))
+
+    def extract(batch: torch.Tensor) -> torch.Tensor:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return mean_colour(batch)
+
+    before = torch.backends.cudnn.allow_tf32
+    images.features("mean", extract, n_batch=4)
+    assert told == [(4, 6), (6, 6)]
+    assert (allowed, torch.backends.cudnn.allow_tf32) == ([False, False], before)
+
+
 def test_features_are_computed_once_and_kept_on_disk(folder: ImageFolder, tmp_path: Path) -> None:
     images = ImagesOnDisk(folder, tmp_path / "cache")
     first = images.features("mean", mean_colour)
