@@ -69,8 +69,13 @@ def pipeline_of(name: str, device: str) -> Any:
         )
 
 
-def open_clip_vit_h14(device: str, *, vision: tuple[int, int] = (1280, 32), text: tuple[int, int] = (1024, 24),
-                      patch: int = 14, joint: int = 1024) -> dict[str, torch.Tensor]:  # fmt: skip
+PATCH, JOINT = 14, 1024
+"""Of ViT-H/14: pixels of a patch, and numbers of the features that image and text are compared by."""
+
+
+def open_clip_vit_h14(
+    device: str, *, vision: tuple[int, int] = (1280, 32), text: tuple[int, int] = (1024, 24)
+) -> dict[str, torch.Tensor]:
     """A state dict of ViT-H/14 under open_clip's names, in half precision: (width, blocks) of both towers.
 
     Spread as open_clip initialises, by width and depth, so that features stay of order one through all blocks.
@@ -101,16 +106,16 @@ def open_clip_vit_h14(device: str, *, vision: tuple[int, int] = (1280, 32), text
 
     width, n_blocks = vision
     state["visual.class_embedding"] = draw(width, std=width**-0.5)
-    state["visual.positional_embedding"] = draw((224 // patch) ** 2 + 1, width, std=width**-0.5)
-    state["visual.conv1.weight"] = draw(width, 3, patch, patch, std=(3 * patch**2) ** -0.5)
-    state["visual.proj"] = draw(width, joint, std=width**-0.5)
+    state["visual.positional_embedding"] = draw((224 // PATCH) ** 2 + 1, width, std=width**-0.5)
+    state["visual.conv1.weight"] = draw(width, 3, PATCH, PATCH, std=(3 * PATCH**2) ** -0.5)
+    state["visual.proj"] = draw(width, JOINT, std=width**-0.5)
     tower("visual.", width, n_blocks)
     norm("visual.ln_pre", width)
     norm("visual.ln_post", width)
     width, n_blocks = text
     state["token_embedding.weight"] = draw(len(clip_tokenizer(77)), width, std=0.02)
     state["positional_embedding"] = draw(77, width, std=0.01)
-    state["text_projection"] = draw(width, joint, std=width**-0.5)
+    state["text_projection"] = draw(width, JOINT, std=width**-0.5)
     tower("", width, n_blocks)
     norm("ln_final", width)
     return state

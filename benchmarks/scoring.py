@@ -9,6 +9,9 @@ would need a minute an image, at about a twentieth of the cost. Both sides read 
 models and from reference statistics on disk. On a CPU the seconds are those of one thread, which other load on the
 machine disturbs least; on a GPU they are the wall's.
 
+Each side keeps its own precision: on a GPU ours reads in whole float32, and the peers' convolutions take torch's
+default there, TF32.
+
 Peers' ways:
 
 - FID as pytorch-fid computes it: PIL, batches of 50, the plain network (batch norm on its own), SciPy's ``sqrtm``;

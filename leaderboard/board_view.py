@@ -148,7 +148,7 @@ def spent_over(runs: Sequence[Run]) -> dict[str, Any]:
         cap = budget.limit(kind)
         if spent:
             kinds.append({
-                "kind": kind, "spent": wording.amount(kind, math.fsum(spent) / len(spent)),
+                "kind": kind, "spent": _spent(kind, math.fsum(spent) / len(spent), cap),
                 "limit": "" if cap is None else wording.amount(kind, cap),
                 "lost": wording.amount(kind, math.fsum(lost) / len(lost)) if any(lost) else "",
             })  # fmt: skip
@@ -161,6 +161,10 @@ def spent_over(runs: Sequence[Run]) -> dict[str, Any]:
         "limit": wording.amount(budget.primary, limit),
         "over": f"{wording.share(max(used) / limit - 1, 1)} over the limit" if max(used) > limit else "",
     }  # fmt: skip
+
+
+def _spent(kind: str, value: float, cap: float | None) -> str:
+    return wording.amount(kind, value) if cap is None else wording.beside(kind, value, cap)
 
 
 def _board_notes(board: Board) -> list[str]:

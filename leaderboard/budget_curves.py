@@ -139,23 +139,26 @@ class Profiles(Frozen):
 
     model: str
     edition: str
+    device_class: str
+    """Of budgets in device-seconds: those of one kind of hardware go together."""
     suites: tuple[str, ...]
     """Suite and budget of each board."""
     rows: tuple[Profile, ...]
 
 
 def profiles(boards: Sequence[Board], known: Mapping[str, Mapping[str, Anytime]]) -> list[Profiles]:
-    """For every base model and edition with two suites or more. A tuner goes by name, reward and settings.
+    """For every base model, edition and device class with two suites or more. A tuner goes by name, reward and
+    settings.
 
     Args:
         known: anytime figures by board key and the id of a row's first run.
     """
-    groups: dict[tuple[str, str], list[Board]] = {}
+    groups: dict[tuple[str, str, str], list[Board]] = {}
     for board in boards:
         if board.rank_columns:
-            groups.setdefault((board.model, board.edition), []).append(board)
+            groups.setdefault((board.model, board.edition, board.device_class), []).append(board)
     found = []
-    for (model, edition), mine in sorted(groups.items()):
+    for (model, edition, device_class), mine in sorted(groups.items()):
         if len({board.suite for board in mine}) < 2:
             continue
         times = [
@@ -173,7 +176,8 @@ def profiles(boards: Sequence[Board], known: Mapping[str, Mapping[str, Anytime]]
             for i, name in enumerate(names)
         ]  # fmt: skip
         found.append(Profiles(
-            model=model, edition=edition, suites=tuple(f"{b.suite}, {b.budget}" for b in mine),
+            model=model, edition=edition, device_class=device_class,
+            suites=tuple(f"{b.suite}, {b.budget}" for b in mine),
             rows=tuple(sorted(rows, key=lambda r: (-r.score, r.name))),
         ))  # fmt: skip
     return found

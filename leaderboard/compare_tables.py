@@ -126,7 +126,7 @@ def _p(value: float) -> str:
 
 def budgets(a: Run, b: Run) -> list[str]:
     """What a reader must know before he compares; empty where both had the same to spend."""
-    limits = [wording.terms_text(run.budget, run.hardware) for run in (a, b)]
+    limits = [run.terms for run in (a, b)]
     if limits[0] == limits[1]:
         return []
     return [f"The budgets differ: {limits[0]} for A, {limits[1]} for B. What follows is no comparison of tuners."]

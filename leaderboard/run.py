@@ -22,6 +22,7 @@ from bench.core.budget import Budget
 from bench.core.errors import UserError
 from bench.core.record import Record, upgrade
 from bench.store.runs import RunFolder
+from leaderboard.wording import budget_text
 
 
 class Change(NamedTuple):
@@ -138,6 +139,17 @@ class Run:
         found = upgrade({**data, "metrics": metrics, "curve": _NO_CURVE})
         found.curve.columns, found.curve.rows = data["curve"]["columns"], data["curve"]["rows"]  # long, and checked
         return found
+
+    @property
+    def device_class(self) -> str:
+        """The hardware, where the budget has a limit in device-seconds: those of one device are not those of another,
+        where U are U everywhere."""
+        return self.hardware if self.budget.limit("device_s") is not None else ""
+
+    @property
+    def terms(self) -> str:
+        """The budget in words, and on what."""
+        return budget_text(self.budget) + (f" on {self.device_class}" if self.device_class else "")
 
     @property
     def place(self) -> str:

@@ -92,7 +92,7 @@ def run_page(run: Run, method: Mapping[str, Any] | None, links: Links, hacked: s
         "run.jinja", styles=("gallery.css", "plot.css"), scripts=("gallery.js", "charts.js"),
         root=root_of(run_path(run.run_id)),
         run=run, record=record, sample=run.edition == "sample", status_help=wording.STATUS_HELP,
-        budget=wording.budget_text(run.budget), metrics=results_rows(run_tables.results(run, record)),
+        budget=run.terms, metrics=results_rows(run_tables.results(run, record)),
         gap=None if hacked is None else _gap_view(hacked),
         budget_charts=run_charts.over_budget(run), scales=run_charts.over_scales(run),
         curves=run_charts.scalars(run, record.curve), ledger=run_tables.ledger(run, record),

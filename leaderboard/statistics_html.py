@@ -49,7 +49,8 @@ def profiles_html(boards: Sequence[Board], facts: Mapping[str, BoardFacts]) -> M
     """
     views = [
         {
-            "model": p.model, "edition": p.edition, "suites": p.suites, "at": [f"{at:g}" for at in PROFILE_AT],
+            "model": p.model + (f" on {p.device_class}" if p.device_class else ""), "edition": p.edition,
+            "suites": p.suites, "at": [f"{at:g}" for at in PROFILE_AT],
             "rows": [
                 {
                     "name": r.name, "score": f"{r.score:.2f}", "score_sort": r.score,

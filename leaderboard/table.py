@@ -14,7 +14,7 @@ from leaderboard.columns import Column, Figures, differing
 from leaderboard.run import Metric, Run, Scaled
 from leaderboard.spelling import short_digest, spelled
 from leaderboard.stats import apart, over_seeds
-from leaderboard.wording import budget_text, is_share, kind_of, terms_text
+from leaderboard.wording import is_share, kind_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ def long_rows(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
     for run in sorted(runs, key=lambda r: r.run_id):
         fractions = {s.name: s.fraction for s in run.snapshots}
         stages = {s.name: stage for s, stage in ((run.base, "base"), (run.final, "final")) if s is not None}
-        shared = (run.suite, run.edition, "none" if run.external is not None else budget_text(run.budget), run.model,
+        shared = (run.suite, run.edition, "none" if run.external is not None else run.terms, run.model,
                   run.tuner, run.trained_reward, spelled(run.changed), run.seed, run.run_id, run.status,
                   run.ranked)  # fmt: skip
         for m in sorted(run.metrics, key=lambda m: (fractions.get(m.snapshot, 0.0), m.name)):
@@ -111,6 +111,8 @@ class Board:
     edition: str
     model: str
     budget: str
+    """With the device class, where seconds count (``Run.terms``)."""
+    device_class: str
     protocol: tuple[str, ...]
     """Where it departs from other boards of the same suite, budget and model."""
     columns: tuple[Column, ...]
@@ -147,8 +149,7 @@ def boards(runs: Sequence[Run]) -> list[Board]:
         if run.ranked and run.external is not None:
             elsewhere.setdefault(_prompts(run), []).append(run)
         elif run.ranked:
-            on = run.hardware if run.budget.primary == "device_s" else ""
-            place = (run.suite, run.model, spelled(run.budget.to_json()) + on)
+            place = (run.suite, run.model, spelled(run.budget.to_json()) + run.device_class)
             groups.setdefault(place, {}).setdefault(short_digest(_protocol(run), 8), []).append(run)
     made, met = [], set()
     for place in sorted(groups):
@@ -192,10 +193,10 @@ def _board(key: str, runs: Sequence[Run], elsewhere: Sequence[Run], protocol: tu
     filled = [_row(*_once(group), figures=figures) for group in groups]
     rank_columns = _rank_columns(filled, figures.columns)
     first = (*runs, *elsewhere)[0]
-    terms = terms_text(first.budget, first.hardware) if runs else ""
     return Board(
         key=key, suite=first.suite, title=first.suite_title, edition=first.edition,
-        model=first.model if runs else "", budget=terms, protocol=protocol,
+        model=first.model if runs else "", budget=first.terms if runs else "",
+        device_class=first.device_class if runs else "", protocol=protocol,
         columns=tuple(figures.columns), rows=_ranked(filled, figures.columns, rank_columns),
         ended=tuple(_row((run,), figures=figures) for run in ended),
         external=tuple(_row((run,), figures=figures) for run in sorted(elsewhere, key=lambda r: (r.tuner, r.run_id))),

@@ -150,7 +150,7 @@ def beside(kind: str, value: float, limit: float) -> str:
     """A value without its unit, in the unit that ``amount`` gives the limit: ``7.92`` beside 8.00 device-hours."""
     if kind == "device_s" and limit >= 3600:
         return f"{value / 3600:,.2f}"
-    return f"{value:,.0f}" if value >= 1000 else number(value)
+    return f"{value:,.0f}" if 1000 <= value < 1e9 else number(value)
 
 
 def amount(kind: str, value: float) -> str:
@@ -164,11 +164,6 @@ def budget_text(budget: Budget) -> str:
     """Every limit, the primary one first."""
     limits = sorted(budget.limits(), key=lambda item: item[0] != budget.primary)
     return " and ".join(amount(kind, limit) for kind, limit in limits)
-
-
-def terms_text(budget: Budget, hardware: str) -> str:
-    """The same, and on what: seconds of one device are not those of another, where U are U everywhere."""
-    return budget_text(budget) + (f" on {hardware}" if hardware and budget.primary == "device_s" else "")
 
 
 def plain_value(value: Any) -> str:

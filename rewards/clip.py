@@ -274,11 +274,24 @@ class ClipReward(Reward):
                 tokens = self.tokenizer(
                     [prompt], truncation=True, max_length=self.max_tokens, return_tensors="pt"
                 ).to(self.device)
+                self._check_end(prompt, tokens.input_ids)
                 features = _tensor(self.model.get_text_features(
                     input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
                 ))  # fmt: skip
                 self._texts[prompt] = self._unit(features)[0]
         return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def _check_end(self, prompt: str, ids: torch.Tensor) -> None:
+        """transformers takes the feature at the first end token, and at the first of all tokens where there is none.
+
+        Raises:
+            UserError: the tokeniser ended this prompt with no end token.
+        """
+        end = self.model.config.text_config.eos_token_id
+        # 2 stands in old configurations for "the highest id", which needs no name
+        if isinstance(end, int) and end != 2 and not (ids == end).any():
+            raise UserError(f"the tokeniser of {self.name} ends {prompt[:40]!r} without the model's end token ({end})",
+                            valid="the tokeniser that the CLIP model was published with")  # fmt: skip
 
     def remember(self, prompts: Sequence[str], features: torch.Tensor) -> None:
         """Takes ``text_features`` that another process, or another reward with this ``reader``, computed."""

@@ -125,8 +125,8 @@ class Provenance(_Strict):
     platform: str
     device: str
     hardware: str = ""
-    """What spent the run's device-seconds: the name of the processor or GPU, ``A + B`` where attempts tuned on several;
-    where nothing was tuned, what wrote the record. "" in records of before it was noted."""
+    """What spent the run's device-seconds: the name of the processor or GPU of process 0, ``A + B`` where attempts on
+    several have updates in the result; for images from elsewhere what scored them. "" where it was not noted."""
     n_threads: int
     world_size: int
     """Processes that tuned together."""

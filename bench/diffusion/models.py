@@ -147,24 +147,21 @@ class BaseModel:
         (``--vae-slicing``) the backward too goes image by image, each decoded once more for it: the decoder's graph in
         float32 is what a batch needs most memory for, 7 GB an image of 512 pixels.
         """
-        if not (self.vae.use_slicing and x.requires_grad and torch.is_grad_enabled()):
+        if not (self.slices and x.requires_grad and torch.is_grad_enabled()):
             return self._decode(x)
         return torch.cat([
             checkpoint(self._decode, one, use_reentrant=False, preserve_rng_state=False, context_fn=self._once_more)
             for one in torch.split(x, 1)
         ])  # fmt: skip
 
-    def _once_more(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """What a checkpoint's forward and its repetition run in."""
-        return nullcontext(), self._repeating()
+    @property
+    def slices(self) -> bool:
+        """Whether images are decoded one by one."""
+        return bool(getattr(self.vae, "use_slicing", False))
 
-    @contextmanager
-    def _repeating(self) -> Iterator[None]:
-        self.repeating = True
-        try:
-            yield
-        finally:
-            self.repeating = False
+    def _once_more(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """What a checkpoint's forward and its repetition run in."""
+        return nullcontext(), _Repeating(self)
 
     def _decode(self, x: torch.Tensor) -> torch.Tensor:
         decoded = self.vae.decode(images_of(x, self.vae.config)).sample
@@ -194,6 +191,19 @@ class BaseModel:
         else:
             with adapters.scaled(self.unet, patch.adapter_scale):
                 yield self
+
+
+class _Repeating:
+    """``repeating`` inside. Entered once for each backward, so no generator's context."""
+
+    def __init__(self, model: BaseModel) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        self._model.repeating = True
+
+    def __exit__(self, *_: object) -> None:
+        self._model.repeating = False
 
 
 def load_model(

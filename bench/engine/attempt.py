@@ -108,24 +108,39 @@ def read_attempts(folder: RunFolder) -> list[AttemptEntry]:
 
 
 def tuned_on(folder: RunFolder) -> str:
-    """The hardware of the attempts that tuned, as ``A + B`` where it is not all of one kind; "" where none is known."""
-    roots = [root for root in folder.attempts.glob("[0-9]*") if any(read_units(root))]
-    names = {atomic.read_json(root / "env.json").get("hardware", "") for root in roots}
-    return " + ".join(sorted(names - {""}))
+    """The hardware of the attempts whose updates are in the result, as ``A + B`` where it is not all of one kind; what
+    was noted by none or not by all is ``unknown``, "" where all are."""
+    units = _units(folder)
+    roots = {root for root, _ in units.values()} or set(sorted(folder.attempts.glob("[0-9]*"))[-1:])
+    names = {_environment(root).get("hardware") or "unknown" for root in roots}
+    return "" if names <= {"unknown"} else " + ".join(sorted(names))
 
 
-def read_curve(folder: RunFolder) -> Curve:
-    """Scalars of all units over all attempts; of a unit done twice the later one counts. Thinned evenly."""
-    by_unit: dict[int, dict[str, Any]] = {}
+def _environment(attempt: Path) -> dict[str, Any]:
+    path = attempt / "env.json"
+    return dict(atomic.read_json(path)) if path.exists() else {}
+
+
+def _units(folder: RunFolder) -> dict[int, tuple[Path, dict[str, Any]]]:
+    """Every unit of the result, with the attempt that did it; of a unit done twice the later one counts."""
+    by_unit: dict[int, tuple[Path, dict[str, Any]]] = {}
     for root in sorted(folder.attempts.glob("[0-9]*")):
         done = list(read_units(root))
         if done:
             # what an older copy did beyond the checkpoint that this attempt began at is no part of the run
-            by_unit = {k: row for k, row in by_unit.items() if k < done[0]["unit"]}
-        for event in done:
-            spent = {kind: round(amount, 6) for kind, amount in event["spent"].items()}
-            by_unit[event["unit"]] = {"unit": event["unit"], **spent, **event["scalars"]}
-    units = [by_unit[k] for k in sorted(by_unit)]
+            by_unit = {k: found for k, found in by_unit.items() if k < done[0]["unit"]}
+        by_unit |= {event["unit"]: (root, event) for event in done}
+    return by_unit
+
+
+def read_curve(folder: RunFolder) -> Curve:
+    """Scalars of all units over all attempts (``_units``), thinned evenly."""
+    found = _units(folder)
+    units: list[dict[str, Any]] = []
+    for k in sorted(found):
+        event = found[k][1]
+        spent = {kind: round(amount, 6) for kind, amount in event["spent"].items()}
+        units.append({"unit": k, **spent, **event["scalars"]})
     if len(units) > N_CURVE_ROWS:
         step = (len(units) - 1) / (N_CURVE_ROWS - 1)
         units = [units[round(i * step)] for i in range(N_CURVE_ROWS)]
@@ -159,13 +174,13 @@ def _events(attempt: Path, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def provenance(
-    device: str, n_threads: int, command: str, world_size: int, micro_batch: int,
-    execution: Mapping[str, Any] | None = None, tuned_on: str = "",
+    device: str, hardware: str, n_threads: int, command: str, world_size: int, micro_batch: int,
+    execution: Mapping[str, Any] | None = None,
 ) -> Provenance:  # fmt: skip
     """Where the result comes from."""
     head, dirty = commit()
     return Provenance(
         commit=head, dirty=dirty, packages=packages(), python=platform.python_version(), platform=platform.platform(),
-        device=device, hardware=tuned_on or hardware(device), n_threads=n_threads, world_size=world_size,
+        device=device, hardware=hardware, n_threads=n_threads, world_size=world_size,
         micro_batch=micro_batch, command=command, execution=dict(execution or {}),
     )  # fmt: skip

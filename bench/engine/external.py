@@ -38,7 +38,7 @@ from bench.diffusion.models import BaseModel
 from bench.diffusion.sources import find_source
 from bench.engine import imaging, scoring
 from bench.engine.attempt import provenance
-from bench.engine.devices import resolve
+from bench.engine.devices import hardware, resolve
 from bench.engine.images_elsewhere import decode, read_index
 from bench.engine.progress import Progress
 from bench.metrics.images import read_folder, write_index
@@ -208,7 +208,9 @@ def _score(
         run_id=spec.run_id, status="done", reason="images from elsewhere: nothing was tuned", spec=plain(spec),
         settings={}, suite={**plain(s), "id": s.id}, notes=[*suite.notes, UNKNOWN_TRAINING], ranked=limited is None,
         unranked_reason=limited, ledger=LedgerEntry(budget={}, spent={}, lost={}),
-        provenance=provenance(request["device"], request["n_threads"], request["command"], 1, 1),
+        provenance=provenance(
+            request["device"], hardware(request["device"]), request["n_threads"], request["command"], 1, 1
+        ),
         attempts=[], snapshots=snapshots, metrics=entries, curve=Curve(columns=[], rows=[]),
         artifacts=[Artifact(path=index, sha256=file_sha256(folder.root / index))], external=facts,
     )  # fmt: skip

@@ -51,8 +51,8 @@ class Recorder:
             notes=[*self.suite.notes, *self._cut(folders)],
             ranked=limited is None, unranked_reason=limited, ledger=self.ledger(),
             provenance=provenance(
-                self.device, n_threads, self.request["command"], self.processes, self.micro_batch, self.execution,
-                tuned_on(self.folder),
+                self.device, tuned_on(self.folder), n_threads, self.request["command"], self.processes,
+                self.micro_batch, self.execution,
             ),
             attempts=read_attempts(self.folder), snapshots=[self.snapshot(n, f) for n, f in folders], metrics=entries,
             curve=read_curve(self.folder), artifacts=self._artifacts(folders), error=error,

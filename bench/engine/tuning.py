@@ -250,8 +250,8 @@ class LeadTuning(Tuning):
         super()._halve(why)
         text = (f"out of memory ({why}): going on with micro-batches of {self.micro_batch}; the global batch stays "
                 f"{self.spec.global_batch}")  # fmt: skip
-        if not self.model.vae.use_slicing:
-            text += " (with --vae-slicing a sample needs less)"
+        if not self.model.slices:
+            text += " (--vae-slicing keeps the decoder's graph of one sample at a time)"
         self.progress.say(text)
         self.attempt.warn(text)
         atomic.write_json(self.folder.root / FITTING, {"micro_batch": self.micro_batch})

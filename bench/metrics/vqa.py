@@ -1,11 +1,11 @@
 """VQA models that answer questions about pictures: the tiny world's reader, BLIP, and other transformers models.
 
-BLIP's image tower runs once for each picture, and so does what its question encoder makes of the image states: keys and
-values of its cross-attention, six sevenths of what a question costs in BLIP base. Questions are read in padded batches
-and answered in batches of one length in tokens. In a padded batch an answer would depend on what came with it: BLIP's
-decoder attends to the states of padding, since transformers 5.23 loses the mask of its cross-attention on the way
-(``BlipTextLayer`` hands it on as ``attention_mask``, which ``BlipTextSelfAttention`` replaces by the mask that it was
-not given).
+BLIP's image tower runs once for each picture, and in a batch of questions so does what the question encoder makes of
+the image states: keys and values of its cross-attention, six sevenths of what a question costs in BLIP base. Questions
+are read in padded batches and answered in batches of one length in tokens. In a padded batch an answer would depend on
+what came with it: BLIP's decoder attends to the states of padding, since transformers 5.23 loses the mask of its
+cross-attention on the way (``BlipTextLayer`` hands it on as ``attention_mask``, which ``BlipTextSelfAttention``
+replaces by the mask that it was not given).
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class _Square:
 def _key(folder: Path, reader: BlipVQA | OtherVQA) -> str:
     """Weights, tokeniser, preprocessing, and how we ask."""
     small = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt")}
-    return digest([type(reader).__name__, reader.sha256, small, QUESTION_BATCH, MAX_ANSWER_TOKENS, 2], 32)
+    return digest([type(reader).__name__, reader.sha256, small, QUESTION_BATCH, MAX_ANSWER_TOKENS, "padded"], 32)
 
 
 @functools.lru_cache(maxsize=1)

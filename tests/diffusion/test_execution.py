@@ -58,6 +58,14 @@ def test_with_slices_one_images_decoder_graph_is_alive_at_a_time():
     assert not model.repeating
 
 
+def test_a_sliced_decoding_may_be_gone_back_through_twice():
+    model = Execution(vae_slicing=True).apply(random_pipeline(0))
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    value = curved_loss(model.decode(x))
+    first, second = (torch.autograd.grad(value, x, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_an_image_decoded_in_tiles_is_one_image():
     model = Execution(vae_tiling=True).apply(random_pipeline(0))
     model.vae.tile_sample_min_size, model.vae.tile_latent_min_size = 8, 4

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import full_size, gpu
+from rewards.expression import load_reward
 
 
 def test_the_script_runs_and_its_gradients_agree(capsys):
@@ -31,6 +32,18 @@ def test_a_batch_that_does_not_fit_is_halved():
     assert gpu.fitting(8, work) == (2, 20)
     with pytest.raises(torch.OutOfMemoryError):
         gpu.fitting(8, lambda batch: work(100))
+
+
+def test_the_random_reward_is_read_as_the_published_one(tmp_path, monkeypatch):
+    """In HPS v2.1's layout, with towers of two blocks."""
+    full_size.save_hps(tmp_path, "cpu", vision=(160, 2), text=(128, 2))
+    monkeypatch.setenv("TUNEBENCH_MODELS", str(tmp_path))
+    monkeypatch.setenv("TUNEBENCH_OTHER_WEIGHTS", "hps-v2.1")
+    images = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    score = load_reward("hps-v2.1").score(images, ["a cat", "two dogs"])
+    (gradient,) = torch.autograd.grad(score.sum(), images)
+    assert (score.abs() <= 1).all() and score[0] != score[1]
+    assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
 
 
 def test_the_random_models_have_the_published_size():

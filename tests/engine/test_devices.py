@@ -63,18 +63,36 @@ def test_a_gpu_that_is_not_here_is_told_before_a_run_is_started(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_hardware_of_a_run_is_what_its_updates_were_made_on(tmp_path):
-    """An attempt that only generated and scored spent none of the budget, and one of before had no name."""
-    folder = RunFolder(tmp_path)
-    for number, (name, events) in enumerate(
-        [("NVIDIA H200", ["unit"]), ("NVIDIA A100", ["warning", "unit"]), ("NVIDIA L4", ["warning"]), ("", ["unit"])], 1
-    ):  # fmt: skip
+def attempts(folder, *told):
+    """Attempts of (hardware, the units they did), oldest first."""
+    for number, (name, units) in enumerate(told, 1):
         attempt = folder.attempts / f"{number:03d}"
         attempt.mkdir(parents=True)
         (attempt / "env.json").write_text(json.dumps({"hardware": name} if name else {}))
-        (attempt / "events.jsonl").write_text("".join(json.dumps({"event": e}) + "\n" for e in events))
-    assert tuned_on(folder) == "NVIDIA A100 + NVIDIA H200"
-    assert tuned_on(RunFolder(tmp_path / "none")) == ""
+        events = [{"event": "warning"}, *({"event": "unit", "unit": k, "spent": {}, "scalars": {}} for k in units)]
+        (attempt / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([("NVIDIA H200", [1, 2])], "NVIDIA H200"),
+        ([("NVIDIA H200", [1, 2]), ("NVIDIA A100", [3])], "NVIDIA A100 + NVIDIA H200"),
+        # what only generated and scored spent none of the budget
+        ([("NVIDIA H200", [1, 2]), ("NVIDIA L4", [])], "NVIDIA H200"),
+        # all that the first one did was lost
+        ([("NVIDIA A100", [1, 2]), ("NVIDIA H200", [1, 2, 3])], "NVIDIA H200"),
+        # of before it was noted
+        ([("", [1]), ("NVIDIA H200", [2])], "NVIDIA H200 + unknown"),
+        ([("", [1, 2]), ("NVIDIA L4", [])], ""),
+        # it ended before its first update
+        ([("NVIDIA H200", [])], "NVIDIA H200"),
+        ([], ""),
+    ],
+)
+def test_the_hardware_of_a_run_is_what_its_updates_were_made_on(tmp_path, told, expected):
+    assert tuned_on(attempts(RunFolder(tmp_path), *told)) == expected
 
 
 def test_a_cpu_has_a_name():

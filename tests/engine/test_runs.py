@@ -207,7 +207,7 @@ def test_a_missing_image_is_a_failed_metric_that_lists_the_prompt(
     before = answers(world.record())
     (world.folder() / "snapshots" / "f100" / "images" / "000002.png").unlink()
     done = world.bench("score", world.folder().name, "--runs", str(world.runs))
-    assert "\nno " in done.stdout and "p1" in done.stdout
+    assert "are missing or damaged; prompts: p1" in done.stdout
     failed = [m for m in world.record()["metrics"] if m["error"]]
     assert [m["snapshot"] for m in failed] == ["f100"]
     assert "p1" in failed[0]["error"]

@@ -59,9 +59,8 @@ class Fake:
 
     @property
     def run_id(self) -> str:
-        rare = [*([self.again] if self.again else []), *([self.hardware] if self.hardware else [])]
         return digest([self.tuner, self.seed, self.suite, self.model, self.reward, self.settings, self.limit_u,
-                       self.status, self.ranked, *rare], 12)  # fmt: skip
+                       self.status, self.ranked, *([self.again] if self.again else [])], 12)  # fmt: skip
 
     def write(self, runs: Path) -> Path:
         folder = runs / self.suite / self.tuner / self.run_id

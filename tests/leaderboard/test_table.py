@@ -149,13 +149,18 @@ def test_device_seconds_are_compared_on_one_kind_of_hardware(tmp_path: Path) -> 
     """An hour of one GPU is not an hour of another, nor is one that began elsewhere; a U is a U everywhere."""
     h200, a100 = "NVIDIA H200", "NVIDIA A100"
     asked = [(h200, "drtune"), (h200, "refl"), (a100, "drtune"), (f"{a100} + {h200}", "drtune")]
-    hours = [Fake(tuner=t, primary="device_s", limit_u=28_800.0, hardware=h, fractions=ENDS) for h, t in asked]
-    made = boards(_runs(tmp_path / "hours", *hours, Fake(primary="device_s", limit_u=28_800.0, fractions=ENDS)))
+    # hardware is in no id: the same run on two kinds is one id with two contents, so seeds differ here
+    hours = [Fake(tuner=t, seed=i, primary="device_s", limit_u=28_800.0, hardware=h, fractions=ENDS)
+             for i, (h, t) in enumerate(asked)]  # fmt: skip
+    runs = _runs(tmp_path / "hours", *hours, Fake(seed=9, primary="device_s", limit_u=28_800.0, fractions=ENDS))
+    made = boards(runs)
     assert {board.budget: sorted(_tuners(board)) for board in made} == {
         "8.00 device-hours on NVIDIA H200": ["drtune", "refl"], "8.00 device-hours on NVIDIA A100": ["drtune"],
         "8.00 device-hours on NVIDIA A100 + NVIDIA H200": ["drtune"], "8.00 device-hours": ["drtune"],
     }  # fmt: skip
     assert len({board.key for board in made}) == 4
+    told = long_table(runs)
+    assert set(told["budget"]) == {board.budget for board in made}
     (one,) = boards(_runs(tmp_path / "u", *(Fake(tuner=t, hardware=h, fractions=ENDS) for h, t in asked[1:3])))
     assert (one.budget, sorted(_tuners(one))) == ("12,000 U", ["drtune", "refl"])
 

@@ -30,7 +30,7 @@ N = 40 if WHOLE else 8
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[list[np.ndarray]]:
+def pictures() -> list[list[np.ndarray]]:
     return [[photograph(*size, seed=100 * k + i) for i in range(N)] for k, size in enumerate(SIZES)]
 
 
