@@ -7,9 +7,9 @@ The same folders open with the library classes directly, for instance
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel
 
 from bench.core.errors import UserError
@@ -17,9 +17,14 @@ from bench.diffusion.models import quiet
 from bench.tiny import weights_dir
 from bench.tiny.reader import Reader
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
 
 def load_pipeline(folder: Path | None = None) -> StableDiffusionPipeline:
     """tiny-sd, in evaluation mode, without a progress bar."""
+    with quiet():  # its import advises to install torchvision
+        from diffusers import StableDiffusionPipeline
     pipe: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
         folder or weights_dir() / "tiny-sd", dtype=torch.float32
     )

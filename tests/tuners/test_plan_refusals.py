@@ -1,5 +1,8 @@
 """What a plan says of a tuner and the reward it is given, before anything is spent."""
 
+import subprocess
+import sys
+
 import pytest
 
 from bench.core.contract import make_config
@@ -45,3 +48,11 @@ def test_a_prompt_that_the_tiny_captioner_cannot_read_is_named_before_the_run():
     assert TinyCaption.prompt_problems(texts) == load_reward("tiny-clip").prompt_problems(["a cat on a sofa"]) == []
     (problem,) = TinyCaption.prompt_problems([*texts, "a cat on a sofa", "two dogs"])
     assert f"2 of {len(texts) + 2} training prompts are not, such as 'a cat on a sofa': --edition sample" in problem
+
+
+def test_a_plan_of_all_tuners_says_nothing_that_is_not_ours(tmp_path):
+    """Libraries advise where they are imported, for instance to install torchvision."""
+    command = [sys.executable, "-m", "bench", "plan", "--suite", "coco", "--tuner", "all", "--runs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "8 run(s), 8 to do" in done.stdout
