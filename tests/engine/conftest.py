@@ -37,6 +37,10 @@ class World:
     def run(self, *args: str, tuner: str = "drtune") -> subprocess.CompletedProcess[str]:
         return self.bench(*self.command(*args, tuner=tuner)[3:])
 
+    def alone(self, *args: str, tuner: str = "drtune") -> subprocess.CompletedProcess[str]:
+        """``run`` without a launcher's process in between: for tests of what a run does, not of who looks after it."""
+        return self.run("--launcher", "inline", *args, tuner=tuner)
+
     def bench(self, *args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "bench", *args], capture_output=True, text=True, check=False,
                               env=self.env, timeout=580)  # fmt: skip

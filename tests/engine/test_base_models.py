@@ -49,7 +49,7 @@ def test_a_run_goes_to_the_page(name, base, folders, tmp_path):
 
 
 def test_half_precision_is_in_the_provenance_and_not_in_the_id(world):
-    done = world.run("--dtype", "bf16", "--vae-slicing", "--budget", "steps=1")
+    done = world.alone("--dtype", "bf16", "--vae-slicing", "--budget", "steps=1")
     assert done.returncode == 0, done.stderr
     record = world.record()
     assert record["provenance"]["execution"] == {"dtype": "bf16", "vae_slicing": True}

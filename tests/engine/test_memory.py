@@ -18,7 +18,7 @@ NEEDED = "CUDA out of memory. Tried to allocate 20.00 GiB."
 
 @pytest.mark.slow
 def test_a_run_that_does_not_fit_ends_as_one_with_a_small_micro_batch(world: World) -> None:
-    done = world.run(tuner="micro-crowded")
+    done = world.alone(tuner="micro-crowded")
     assert done.returncode == 0, done.stderr
     assert f"out of memory ({NEEDED}): going on with micro-batches of 1; the global batch stays 2" in done.stderr
     assert "from now on 1 are sampled at once" in done.stderr
@@ -34,7 +34,7 @@ def test_a_run_that_does_not_fit_ends_as_one_with_a_small_micro_batch(world: Wor
     assert found["ledger"]["spent"]["denoiser_u"] <= 600
 
     moved = folder.rename(folder.parent.parent / "first")
-    again = world.run("--micro-batch", "1", tuner="micro-crowded")
+    again = world.alone("--micro-batch", "1", tuner="micro-crowded")
     assert again.returncode == 0, again.stderr
     assert "going on with" not in again.stderr
     small = world.record("micro-crowded")
@@ -59,7 +59,7 @@ def test_processes_halve_together(world: World) -> None:
 
 
 def test_one_sample_that_does_not_fit_ends_the_run_with_what_to_do(world: World) -> None:
-    done = world.run(tuner="micro-starving")
+    done = world.alone(tuner="micro-starving")
     assert done.returncode == 2
     assert f"out of memory on cpu with micro-batches of 1, the smallest: {NEEDED}" in done.stderr
     assert "--dtype bf16" in done.stderr

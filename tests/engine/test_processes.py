@@ -60,7 +60,7 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(
     one, two = new_world(), new_world()
     args = ["--budget", "steps=4", *(word for pair in settings for word in ("--set", pair))]
     for world, n in ((one, "1"), (two, "2")):
-        done = world.run("--processes", n, *args, tuner=tuner)
+        done = world.alone("--processes", n, *args, tuner=tuner)
         assert done.returncode == 0, done.stderr
     assert one.folder(tuner).name == two.folder(tuner).name
     assert ledger(two, tuner) == ledger(one, tuner)
@@ -77,8 +77,8 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(
 def test_gradients_that_nobody_sums_fail_that_test(new_world: NewWorld) -> None:
     """The pattern of kvablack/ddpo-pytorch #10: the processes' adapters drift apart, and the run says so."""
     one, two = new_world(), new_world()
-    assert one.run(tuner="micro-unsynced").returncode == 0
-    done = two.run("--processes", "2", tuner="micro-unsynced")
+    assert one.alone(tuner="micro-unsynced").returncode == 0
+    done = two.alone("--processes", "2", tuner="micro-unsynced")
     assert done.returncode == 2
     assert "a different adapter in each" in done.stderr
     assert "ctx.all_reduce" in done.stderr
@@ -98,7 +98,7 @@ def test_a_killed_process_ends_the_others_and_the_run_continues(new_world: NewWo
     assert "the same command again continues" in errors
     assert not (world.folder(tuner) / "record.json").exists()
     for w in (whole, world):
-        done = w.run(*args, tuner=tuner)
+        done = w.alone(*args, tuner=tuner)
         assert done.returncode == 0, done.stderr
     assert "continuing at unit" in done.stderr
     assert [a["exit"][:16] for a in world.record(tuner)["attempts"]] == ["stopped: process", "done"]
@@ -128,7 +128,7 @@ def test_the_command_killed_leaves_no_process(world: World) -> None:
 @pytest.mark.parametrize(("tuner", "status"), [("micro-failing", "failed"), ("micro-diverging", "diverged")])
 def test_what_one_process_meets_is_the_runs_ending(world: World, tuner: str, status: str) -> None:
     """Only process 2 misbehaves; the record tells it as if the run had been one process."""
-    done = world.run("--processes", "2", "--set", "only_rank=1", tuner=tuner)
+    done = world.alone("--processes", "2", "--set", "only_rank=1", tuner=tuner)
     assert done.returncode == 1, done.stderr
     record = world.record(tuner)
     assert record["status"] == status

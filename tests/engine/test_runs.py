@@ -112,7 +112,7 @@ def test_sigterm_keeps_a_checkpoint_and_the_run_continues(world: World, finished
     command.communicate(timeout=60)
     assert not (world.folder() / "record.json").exists()
     assert json.loads((world.folder() / "attempts" / "001" / "exit.json").read_text())["exit"] == "interrupted"
-    assert world.run().returncode == 0
+    assert world.alone().returncode == 0
     record = world.record()
     assert [a["exit"] for a in record["attempts"]] == ["interrupted", "done"]
     assert answers(record) == answers(finished[0].record())
@@ -129,20 +129,20 @@ def test_code_that_does_not_return_is_ended_from_outside(world: World) -> None:
 
 
 def test_a_failing_tuner_is_a_row_with_its_reason_and_can_be_retried(world: World) -> None:
-    done = world.run(tuner="micro-failing")
+    done = world.alone(tuner="micro-failing")
     assert done.returncode == 1
     record = world.record("micro-failing")
     assert record["status"] == "failed"
     assert record["error"]["message"] == "out of ideas"
     assert "out of ideas" in (world.runs / "leaderboard" / "index.html").read_text("utf-8")
-    again = world.run(tuner="micro-failing")
+    again = world.alone(tuner="micro-failing")
     assert "--retry-failed" in again.stderr
-    assert world.run("--retry-failed", tuner="micro-failing").returncode == 1
+    assert world.alone("--retry-failed", tuner="micro-failing").returncode == 1
     assert (world.folder("micro-failing") / "record.failed-000.json").exists()
 
 
 def test_a_diverged_run_keeps_its_last_good_snapshot(world: World) -> None:
-    assert world.run("--budget", "steps=100", "--set", "at=2", tuner="micro-diverging").returncode == 1
+    assert world.alone("--budget", "steps=100", "--set", "at=2", tuner="micro-diverging").returncode == 1
     record = world.record("micro-diverging")
     assert record["status"] == "diverged"
     assert "nan" in record["reason"]
@@ -150,7 +150,7 @@ def test_a_diverged_run_keeps_its_last_good_snapshot(world: World) -> None:
 
 
 def test_snapshots_from_before_the_divergence_stay_and_are_scored(world: World) -> None:
-    assert world.run("--set", "at=4", tuner="micro-late-diverging").returncode == 1
+    assert world.alone("--set", "at=4", tuner="micro-late-diverging").returncode == 1
     record = world.record("micro-late-diverging")
     assert record["status"] == "diverged"
     assert record["reason"] == "the gradient norm is nan"
@@ -172,9 +172,9 @@ def wait_for(world: World, pattern: str, command: subprocess.Popen[str]) -> None
 
 def test_two_processes_on_one_run(world: World) -> None:
     """The second says who works on it and touches nothing; the first is not disturbed."""
-    first = world.start("--budget", "steps=100", "--set", "units=40", tuner="micro-slow")
+    first = world.start("--budget", "steps=100", "--set", "units=30", tuner="micro-slow")
     wait_for(world, "attempts/001/events.jsonl", first)
-    second = world.run("--budget", "steps=100", "--set", "units=40", tuner="micro-slow")
+    second = world.run("--budget", "steps=100", "--set", "units=30", tuner="micro-slow")
     assert second.returncode == 2
     assert "another process" in second.stderr
     first.communicate()
@@ -191,7 +191,7 @@ def test_an_unreadable_checkpoint_is_passed_over_with_a_word(world: World) -> No
     time.sleep(0.5)
     for state in world.runs.glob("*/*/*/checkpoints/*/state.pt"):
         state.write_bytes(state.read_bytes()[:100])
-    done = world.run(*args, tuner="micro-slow")
+    done = world.alone(*args, tuner="micro-slow")
     assert done.returncode == 0, done.stderr
     assert "is unreadable" in done.stderr
     record = world.record("micro-slow")
@@ -237,7 +237,7 @@ def test_plan_tells_what_is_done_and_what_it_took(finished: Finished) -> None:
 
 
 def test_a_limited_run_is_never_ranked(world: World) -> None:
-    assert world.run("--limit", "2").returncode == 0
+    assert world.alone("--limit", "2").returncode == 0
     record = world.record()
     assert record["ranked"] is False
     assert "first 2 prompts" in record["unranked_reason"]
@@ -313,7 +313,7 @@ def test_a_budget_that_holds_no_update_is_refused_before_anything_is_written(wor
 
 
 def test_a_tuner_of_unknown_cost_that_made_no_update_gives_no_ranked_run(world: World) -> None:
-    done = world.run("--set", "units=1", tuner="micro-slow")
+    done = world.alone("--set", "units=1", tuner="micro-slow")
     assert done.returncode == 0, done.stderr
     assert "not ranked: no optimiser step was taken" in done.stdout
     record = world.record("micro-slow")
