@@ -164,10 +164,9 @@ class _OncePerPicture(torch.nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States by row (R, patches, D) → their projection, row by row."""
-        if self.of is None:
-            return self.inner(states)  # type: ignore[no-any-return]
-        pictures, which = self.of
-        return self.inner(pictures)[which]  # type: ignore[no-any-return]
+        pictures, which = self.of or (states, slice(None))
+        projected: torch.Tensor = self.inner(pictures)[which]
+        return projected
 
 
 def _share_projections(text_encoder: torch.nn.Module) -> list[_OncePerPicture]:

@@ -176,6 +176,15 @@ def test_a_pair_asked_for_stays_in_later_builds(tmp_path: Path) -> None:
         compare_page.request(tmp_path, by_id, first, first)
 
 
+def test_hours_of_two_gpus_are_said_to_be_no_equal_budgets(tmp_path: Path) -> None:
+    for tuner, hardware in (("drtune", "NVIDIA H200"), ("refl", "NVIDIA A100"), ("draft", "NVIDIA H200")):
+        Fake(tuner=tuner, primary="device_s", limit_u=28_800.0, hardware=hardware, fractions=ENDS).write(tmp_path)
+    runs = _runs(tmp_path)
+    (told,) = compare_tables.budgets(runs["drtune"], runs["refl"])
+    assert "8.00 device-hours on NVIDIA H200 for A, 8.00 device-hours on NVIDIA A100 for B" in told
+    assert compare_tables.budgets(runs["drtune"], runs["draft"]) == []
+
+
 def test_the_page_shows_what_differs(tmp_path: Path) -> None:
     Fake(tuner="drtune", held_out=0.9, seed=3, fractions=(0.0, 0.5, 1.0)).write(tmp_path)
     Fake(tuner="refl", settings={"lr": 3e-4}, fractions=(0.0, 0.5, 1.0)).write(tmp_path)

@@ -143,6 +143,20 @@ def test_profiles_over_suites(tmp_path: Path) -> None:
     assert str(profiles_html(made[:1], facts)).strip() == ""
 
 
+def test_profiles_in_device_seconds_are_of_one_kind_of_hardware(tmp_path: Path) -> None:
+    """Two suites on two kinds of GPU are two tables of two suites, not one of four."""
+    kinds = ("NVIDIA A100", "NVIDIA H200")
+    for i, suite in enumerate(("hpsv2-full@1", "parti-full@1")):
+        for k, hardware in enumerate(kinds):
+            Fake(suite=suite, seed=2 * i + k, primary="device_s", limit_u=28_800.0, hardware=hardware).write(tmp_path)
+    made = boards(read_runs(tmp_path)[0])
+    facts = {board.key: board_facts(board, None) for board in made}
+    found = profiles(made, {key: f.anytime for key, f in facts.items()})
+    assert [(p.device_class, len(p.suites)) for p in found] == [(kind, 2) for kind in kinds]
+    text = str(profiles_html(made, facts))
+    assert all(f"Over the suites of tiny-sd on {kind}, full edition" in text for kind in kinds)
+
+
 @pytest.mark.parametrize(
     ("flag", "trained", "held_out", "said"),
     [

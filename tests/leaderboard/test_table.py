@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
 import pytest
 from scipy import stats as reference
 
+from bench.core.budget import Budget
 from leaderboard.board_view import spent_over
 from leaderboard.read import Run, read_runs
 from leaderboard.table import Board, boards, long_table, unranked
@@ -159,6 +161,9 @@ def test_device_seconds_are_compared_on_one_kind_of_hardware(tmp_path: Path) -> 
         "8.00 device-hours on NVIDIA A100 + NVIDIA H200": ["drtune"], "8.00 device-hours": ["drtune"],
     }  # fmt: skip
     assert len({board.key for board in made}) == 4
+    # seconds may also be the second limit
+    both = Budget(denoiser_u=12_000.0, device_s=600.0)
+    assert dataclasses.replace(runs[0], budget=both).terms.endswith(f" on {runs[0].hardware}")
     told = long_table(runs)
     assert set(told["budget"]) == {board.budget for board in made}
     (one,) = boards(_runs(tmp_path / "u", *(Fake(tuner=t, hardware=h, fractions=ENDS) for h, t in asked[1:3])))

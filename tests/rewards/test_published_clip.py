@@ -72,6 +72,20 @@ def test_the_feature_of_a_prompt_is_that_of_the_prompt_padded(name: str, publish
     torch.testing.assert_close(reward.text_features(texts), expected, atol=1e-6, rtol=0)
 
 
+def test_a_tokeniser_that_ends_no_prompt_is_refused(published: Path) -> None:
+    """transformers would take every prompt's feature at the same first token."""
+    reward = load_reward("clip-h14")
+    assert isinstance(reward, ClipReward)
+    reward.prepare()
+    end = reward.model.config.text_config.eos_token_id
+    whole = reward.tokenizer(PROMPTS[:1], return_tensors="pt")
+    assert int(whole.input_ids[0, -1]) == end
+    cut = type(whole)({key: value[:, :-1] for key, value in whole.items()})
+    reward.__dict__["tokenizer"] = lambda *args, **kwargs: cut
+    with pytest.raises(UserError, match="without the model's end token"):
+        reward.text_features(PROMPTS[:1])
+
+
 @pytest.mark.parametrize("name", READ_THE_PROMPT)
 def test_prompts_longer_than_the_tower_keep_their_end_token_and_differ(name: str, published: Path) -> None:
     reward = load_reward(name)
